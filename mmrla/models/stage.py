@@ -36,6 +36,11 @@ class RLABlock(BaseModule):
         self.act = act or nn.Identity()
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
+    @property
+    def last_norm(self) -> Optional[nn.Module]:
+        """The norm that ends the residual branch, to start at zero, if any."""
+        return None
+
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The residual y and the (projected) identity, (N, out_channels, H', W').
 
