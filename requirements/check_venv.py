@@ -81,7 +81,7 @@ def file_sizes(dist: metadata.Distribution) -> Dict[Path, int]:
 def check_files() -> List[Problem]:
     """Packages of which files are missing or have another size than recorded."""
     site = {sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}
-    dists = {}
+    dists: Dict[str, metadata.Distribution] = {}
     problems: List[Problem] = []
     for dist in metadata.distributions(path=sorted(site)):
         name = dist.metadata['Name'] if dist.metadata else None

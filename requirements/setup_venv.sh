@@ -102,7 +102,7 @@ check() { "$VPY" requirements/check_venv.py "$PLAN" "${REQUIREMENTS[@]}" 2>>"$LO
 # The first Python that can make an environment, rather one that has the headers
 # that a compilation of mmcv needs.
 find_python() {
-    local candidate found header fallback= probe='
+    local candidate found header fallback='' probe='
 import os, sys, sysconfig
 try:
     import ensurepip, venv
