@@ -47,19 +47,19 @@ class Integration:
 #: Figure 4 and Tables 6 and 11. v1 is the paper's proposal; the released code
 #: and weights, called v1 there too, compute v3.
 INTEGRATIONS: Dict[str, Integration] = {
-    "v1": Integration("residual", True),
-    "v2": Integration("residual", False),
-    "v3": Integration("output", True),
-    "v4": Integration("output", False),
-    "v5": Integration("identity", True),
-    "v6": Integration("identity", False),
+    'v1': Integration('residual', True),
+    'v2': Integration('residual', False),
+    'v3': Integration('output', True),
+    'v4': Integration('output', False),
+    'v5': Integration('identity', True),
+    'v6': Integration('identity', False),
 }
 
 #: The paper's ConvRNN and its ablations (d), (e); ConvGRU is the released code's.
-CELLS = ("conv", "post-act", "convlstm", "convgru")
+CELLS = ('conv', 'post-act', 'convlstm', 'convgru')
 
 #: Kinds of the recurrent 3x3 conv C3.
-RECURRENT_CONVS = ("full", "depthwise", "separable")
+RECURRENT_CONVS = ('full', 'depthwise', 'separable')
 
 
 def concat_hidden(x: Tensor, h: Optional[Tensor], channels: int) -> Tensor:
@@ -140,7 +140,7 @@ class ConvGRUCell(nn.Module):
 
 
 def build_recurrent(
-    cell: str, channels: int, kind: str = "full", conv_cfg: Optional[dict] = None
+    cell: str, channels: int, kind: str = 'full', conv_cfg: Optional[dict] = None
 ) -> nn.Module:
     """The module that recurs along depth: C3, or an LSTM or GRU cell.
 
@@ -154,17 +154,17 @@ def build_recurrent(
     Raises:
         ValueError: For an unknown cell or kind.
     """
-    check_choice("cell", cell, CELLS)
-    check_choice("recurrent_conv", kind, RECURRENT_CONVS)
-    if cell == "convlstm":
+    check_choice('cell', cell, CELLS)
+    check_choice('recurrent_conv', kind, RECURRENT_CONVS)
+    if cell == 'convlstm':
         return ConvLSTMCell(channels)
-    if cell == "convgru":
+    if cell == 'convgru':
         return ConvGRUCell(channels)
-    groups = 1 if kind == "full" else channels
+    groups = 1 if kind == 'full' else channels
     conv = build_conv_layer(
         conv_cfg, channels, channels, 3, padding=1, groups=groups, bias=False
     )
-    if kind != "separable":
+    if kind != 'separable':
         return conv
     return nn.Sequential(
         conv, build_conv_layer(conv_cfg, channels, channels, 1, bias=False)
@@ -202,24 +202,24 @@ class RLAUnit(WiringRecord):
         rla_channels: int,
         stride: int = 1,
         num_updates: Optional[int] = None,
-        integration: str = "v1",
-        cell: str = "conv",
+        integration: str = 'v1',
+        cell: str = 'conv',
         shared: bool = True,
-        recurrent_conv: str = "full",
+        recurrent_conv: str = 'full',
         tied_recurrent: Optional[nn.Module] = None,
         conv_cfg: Optional[dict] = None,
         norm_cfg: Optional[dict] = None,
     ) -> None:
-        check_choice("integration", integration, INTEGRATIONS)
+        check_choice('integration', integration, INTEGRATIONS)
         super().__init__(
-            f"integration={integration!r}, cell={cell!r}",
-            "build the backbone with {found}",
+            f'integration={integration!r}, cell={cell!r}',
+            'build the backbone with {found}',
         )
         self.integration = INTEGRATIONS[integration]
-        if cell != "conv" and not self.integration.before_recurrence:
+        if cell != 'conv' and not self.integration.before_recurrence:
             raise ValueError(
                 f"integration={integration!r} needs cell='conv', got {cell!r}; "
-                "v1, v3 and v5 take every cell"
+                'v1, v3 and v5 take every cell'
             )
         self.cell = cell
         self.num_blocks = len(in_channels)
@@ -248,7 +248,7 @@ class RLAUnit(WiringRecord):
             for _ in range(num_recurrent)
         )
         self.norms = nn.ModuleList(
-            build_norm_layer(norm_cfg or dict(type="BN"), rla_channels)[1]
+            build_norm_layer(norm_cfg or dict(type='BN'), rla_channels)[1]
             for _ in updates
         )
         # Strided convs round sizes up, so does the pooling.
@@ -284,38 +284,41 @@ class RLAUnit(WiringRecord):
         source = self.integration.source
         summary = (
             residual
-            if source == "residual"
+            if source == 'residual'
             else output
-            if source == "output"
+            if source == 'output'
             else identity
         )
         update = self.compress[self._compress_of[t]](summary)
         norm, recurrent = self.norms[t], self.recurrent_module(t)
 
-        if self.cell == "conv" and self.integration.before_recurrence:
+        if self.cell == 'conv' and self.integration.before_recurrence:
             # Eq. of Figure 3; h_0 = 0 needs no addition.
             total = update if state is None else state[0] + update
             return (recurrent(torch.tanh(norm(total))),)
-        if self.cell == "post-act":
+        if self.cell == 'post-act':
             total = update if state is None else state[0] + update
             return (torch.tanh(norm(recurrent(total))),)
 
         if state is None:
             zeros = torch.zeros_like(update)
-            state = (zeros, zeros) if self.cell == "convlstm" else (zeros,)
-        if self.cell == "conv":
+            state = (zeros, zeros) if self.cell == 'convlstm' else (zeros,)
+        if self.cell == 'conv':
             return (recurrent(torch.tanh(norm(state[0]))) + update,)
         update = torch.tanh(norm(update))
-        if self.cell == "convlstm":
+        if self.cell == 'convlstm':
             return recurrent(update, *state)
         return (recurrent(update, *state),)
 
     def _load_from_state_dict(
         self, state_dict: Dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # A classifier's weights have updates that a detector does not compute.
-        for t in range(self.num_updates, self.num_blocks):
-            dead = f"{prefix}norms.{t}."
-            for name in [n for n in state_dict if n.startswith(dead)]:
-                del state_dict[name]
+        if self.num_updates < self.num_blocks:
+            # A classifier's weights have an update that a detector does not
+            # compute; its modules are the last of their lists.
+            for child in ('compress', 'recurrent', 'norms'):
+                built, start = len(getattr(self, child)), f'{prefix}{child}.'
+                for name in [n for n in state_dict if n.startswith(start)]:
+                    if int(name[len(start) :].split('.')[0]) >= built:
+                        del state_dict[name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

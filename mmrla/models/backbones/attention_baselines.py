@@ -33,23 +33,23 @@ def plug_attention(backbone: nn.Module, attention: AttentionCfg) -> nn.Module:
         for stage in backbone.children()
         if isinstance(stage, nn.Sequential)
         and all(
-            hasattr(block, "out_channels") or hasattr(block, "use_res_connect")
+            hasattr(block, 'out_channels') or hasattr(block, 'use_res_connect')
             for block in stage
         )
     ]
     if not stages:
         raise ValueError(
-            f"{type(backbone).__name__} is not a ResNet, ResNeXt or MobileNetV2 of "
-            "mmpretrain"
+            f'{type(backbone).__name__} is not a ResNet, ResNeXt or MobileNetV2 of '
+            'mmpretrain'
         )
     for i, stage in enumerate(stages):
         for block in stage:
             cfg = attention_of_stage(attention, i, len(stages))
             if cfg is None:
                 continue
-            if hasattr(block, "use_res_connect"):  # InvertedResidual
+            if hasattr(block, 'use_res_connect'):  # InvertedResidual
                 channels = block.conv[-1].out_channels
-                block.conv.add_module("attention", build_attention(cfg, channels))
+                block.conv.add_module('attention', build_attention(cfg, channels))
             else:
                 # Stochastic depth is the one module between norm and addition.
                 block.drop_path = nn.Sequential(
@@ -63,7 +63,7 @@ def plug_attention(backbone: nn.Module, attention: AttentionCfg) -> nn.Module:
 
 def _build(name: str, attention: AttentionCfg, **kwargs: Any) -> nn.Module:
     return plug_attention(
-        MODELS.build(dict(type=f"mmpretrain.{name}", **kwargs)), attention
+        MODELS.build(dict(type=f'mmpretrain.{name}', **kwargs)), attention
     )
 
 
@@ -75,7 +75,7 @@ def AttentionResNet(attention: AttentionCfg = None, **kwargs: Any) -> nn.Module:
         attention: Config such as ``dict(type='SELayer')``, or one for each stage.
         **kwargs: Arguments of ``mmpretrain.ResNet``.
     """
-    return _build("ResNet", attention, **kwargs)
+    return _build('ResNet', attention, **kwargs)
 
 
 @MODELS.register_module()
@@ -86,7 +86,7 @@ def AttentionResNeXt(attention: AttentionCfg = None, **kwargs: Any) -> nn.Module
         attention: Config such as ``dict(type='SELayer')``, or one for each stage.
         **kwargs: Arguments of ``mmpretrain.ResNeXt``.
     """
-    return _build("ResNeXt", attention, **kwargs)
+    return _build('ResNeXt', attention, **kwargs)
 
 
 @MODELS.register_module()
@@ -98,4 +98,4 @@ def AttentionMobileNetV2(attention: AttentionCfg = None, **kwargs: Any) -> nn.Mo
             ECA-Net's kernel is 1 in the first four settings and 3 in the others.
         **kwargs: Arguments of ``mmpretrain.MobileNetV2``.
     """
-    return _build("MobileNetV2", attention, **kwargs)
+    return _build('MobileNetV2', attention, **kwargs)

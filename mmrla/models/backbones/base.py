@@ -15,8 +15,8 @@ from ..stage import RLABlock, RLAStage
 AttentionCfg = Union[None, dict, Sequence[Optional[dict]]]
 
 DEFAULT_INIT_CFG: List[dict] = [
-    dict(type="Kaiming", layer=["Conv2d"]),
-    dict(type="Constant", val=1, layer=["_BatchNorm", "GroupNorm"]),
+    dict(type='Kaiming', layer=['Conv2d']),
+    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
 ]
 
 
@@ -59,8 +59,8 @@ class RLABackbone(BaseModule):
         self,
         num_stages: int,
         rla_channels: int,
-        integration: str = "v1",
-        cell: str = "conv",
+        integration: str = 'v1',
+        cell: str = 'conv',
         shared: bool = True,
         exchange: bool = True,
         return_hidden: bool = False,
@@ -74,19 +74,19 @@ class RLABackbone(BaseModule):
         init_cfg: Union[None, dict, List[dict]] = None,
     ) -> None:
         super().__init__(DEFAULT_INIT_CFG if init_cfg is None else init_cfg)
-        check_range("rla_channels", rla_channels, 0, 4096)
-        check_choice("integration", integration, INTEGRATIONS)
-        check_choice("cell", cell, CELLS)
+        check_range('rla_channels', rla_channels, 0, 4096)
+        check_choice('integration', integration, INTEGRATIONS)
+        check_choice('cell', cell, CELLS)
         if not out_indices or list(out_indices) != sorted(set(out_indices)):
             raise ValueError(
-                f"out_indices={tuple(out_indices)!r} must be increasing stage "
-                f"indices from 0 to {num_stages - 1}"
+                f'out_indices={tuple(out_indices)!r} must be increasing stage '
+                f'indices from 0 to {num_stages - 1}'
             )
         for index in out_indices:
-            check_range("out_indices entry", index, 0, num_stages - 1)
-        check_range("frozen_stages", frozen_stages, -1, num_stages)
+            check_range('out_indices entry', index, 0, num_stages - 1)
+        check_range('frozen_stages', frozen_stages, -1, num_stages)
         if return_hidden and not rla_channels:
-            raise ValueError("return_hidden=True needs rla_channels of at least 1")
+            raise ValueError('return_hidden=True needs rla_channels of at least 1')
         self.rla_channels = rla_channels
         self.integration = integration
         self.cell = cell
@@ -98,7 +98,7 @@ class RLABackbone(BaseModule):
         self.frozen_stages = min(frozen_stages, self.num_stages)
         self.norm_eval = norm_eval
         self.conv_cfg = conv_cfg
-        self.norm_cfg = dict(norm_cfg or dict(type="BN", requires_grad=True))
+        self.norm_cfg = dict(norm_cfg or dict(type='BN', requires_grad=True))
         self.with_cp = with_cp
         self.zero_init_residual = zero_init_residual
         self.stage_names: List[str] = []
@@ -146,7 +146,7 @@ class RLABackbone(BaseModule):
                 norm_cfg=self.norm_cfg,
                 **rla_kwargs,
             )
-        name = f"layer{len(self.stage_names) + 1}"
+        name = f'layer{len(self.stage_names) + 1}'
         self.add_module(name, RLAStage(blocks, rla, self.exchange, self.with_cp))
         self.stage_names.append(name)
 
@@ -189,7 +189,7 @@ class RLABackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says, then zero the residual branches."""
         super().init_weights()
-        if isinstance(self.init_cfg, dict) and self.init_cfg["type"] == "Pretrained":
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
             return
         if self.zero_init_residual:
             for stage in self.stages:
@@ -206,7 +206,7 @@ class RLABackbone(BaseModule):
             for param in module.parameters():
                 param.requires_grad = False
 
-    def train(self, mode: bool = True) -> "RLABackbone":
+    def train(self, mode: bool = True) -> 'RLABackbone':
         """Set the mode; frozen stages and, with ``norm_eval``, norms stay in eval."""
         super().train(mode)
         self._freeze_stages()
@@ -216,7 +216,7 @@ class RLABackbone(BaseModule):
                     module.eval()
         return self
 
-    def get_layer_depth(self, param_name: str, prefix: str = "") -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay.
 
         Each block is a layer. BN_t belongs to its block, C1 and C3 to the last
@@ -233,7 +233,7 @@ class RLABackbone(BaseModule):
         num_layers = sum(blocks) + 2
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
-        parts = param_name[len(prefix) :].split(".")
+        parts = param_name[len(prefix) :].split('.')
         if parts[0] not in self.stage_names:
             stem = {
                 name
@@ -243,8 +243,8 @@ class RLABackbone(BaseModule):
             return (0 if parts[0] in stem else num_layers - 1), num_layers
         stage = self.stage_names.index(parts[0])
         before = sum(blocks[:stage])
-        own = parts[1] == "blocks" or parts[2] == "norms"
-        block = int(parts[2 if parts[1] == "blocks" else 3]) if own else -1
+        own = parts[1] == 'blocks' or parts[2] == 'norms'
+        block = int(parts[2 if parts[1] == 'blocks' else 3]) if own else -1
         return before + (block + 1 if own else blocks[stage]), num_layers
 
 
@@ -258,7 +258,7 @@ def attention_of_stage(attention: AttentionCfg, stage: int, num_stages: int) -> 
         return attention
     if isinstance(attention, str) or len(attention) != num_stages:
         raise ValueError(
-            f"attention={attention!r} must be None, a config or a list of "
-            f"{num_stages} of them, one for each stage"
+            f'attention={attention!r} must be None, a config or a list of '
+            f'{num_stages} of them, one for each stage'
         )
     return attention[stage]

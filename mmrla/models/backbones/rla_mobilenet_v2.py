@@ -48,12 +48,12 @@ class InvertedResidual(RLABlock):
         expand_ratio: int,
         attention: Optional[dict] = None,
         conv_cfg: Optional[dict] = None,
-        norm_cfg: dict = dict(type="BN"),
+        norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__(out_channels)
         self.hidden_channels = hidden_channels
         self.has_identity = stride == 1 and in_channels == out_channels
-        cfgs = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=dict(type="ReLU6"))
+        cfgs = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=dict(type='ReLU6'))
         expanded = in_channels * expand_ratio
         self.expand = (
             ConvModule(in_channels, expanded, 1, **cfgs)
@@ -65,7 +65,7 @@ class InvertedResidual(RLABlock):
             expanded, expanded, 3, stride=stride, padding=1, groups=expanded, **cfgs
         )
         self.project = ConvModule(
-            expanded, out_channels, 1, **{**cfgs, "act_cfg": None}
+            expanded, out_channels, 1, **{**cfgs, 'act_cfg': None}
         )
         self.attention = build_attention(attention, out_channels)
 
@@ -128,24 +128,24 @@ class RLAMobileNetV2(RLABackbone):
         self,
         widen_factor: float = 1.0,
         rla_channels: int = 32,
-        recurrent_conv: str = "separable",
+        recurrent_conv: str = 'separable',
         tied: bool = False,
         attention: AttentionCfg = None,
         in_channels: int = 3,
         **kwargs: Any,
     ) -> None:
-        check_choice("recurrent_conv", recurrent_conv, RECURRENT_CONVS)
-        check_positive("in_channels", in_channels)
+        check_choice('recurrent_conv', recurrent_conv, RECURRENT_CONVS)
+        check_positive('in_channels', in_channels)
         if not widen_factor > 0:
-            raise ValueError(f"widen_factor={widen_factor!r} is not positive")
-        kwargs.setdefault("out_indices", (len(self.stage_settings) - 1,))
-        kwargs.setdefault("zero_init_residual", False)
+            raise ValueError(f'widen_factor={widen_factor!r} is not positive')
+        kwargs.setdefault('out_indices', (len(self.stage_settings) - 1,))
+        kwargs.setdefault('zero_init_residual', False)
         super().__init__(len(self.stage_settings), rla_channels, **kwargs)
-        check_choice("integration", self.integration, ("v1", "v2", "v3", "v4"))
-        if tied and not (self.shared and self.cell in ("conv", "post-act")):
+        check_choice('integration', self.integration, ('v1', 'v2', 'v3', 'v4'))
+        if tied and not (self.shared and self.cell in ('conv', 'post-act')):
             raise ValueError(
                 "tied=True needs shared=True and cell='conv' or 'post-act', got "
-                f"shared={self.shared}, cell={self.cell!r}"
+                f'shared={self.shared}, cell={self.cell!r}'
             )
 
         channels = _round_channels(32 * widen_factor)
@@ -157,7 +157,7 @@ class RLAMobileNetV2(RLABackbone):
             padding=1,
             conv_cfg=self.conv_cfg,
             norm_cfg=self.norm_cfg,
-            act_cfg=dict(type="ReLU6"),
+            act_cfg=dict(type='ReLU6'),
         )
         tied_recurrent: Optional[nn.Module] = None
         for settings in self.stage_settings[: self.num_stages]:

@@ -6,7 +6,7 @@ Paper: Table 10; with ECA, SE or CBAM after the last BN of a block (Section 4.2)
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import torch
+import numpy as np
 from mmcv.cnn import ConvModule, build_conv_layer, build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Bottleneck(RLABlock):
         attention: Optional[dict] = None,
         drop_path_rate: float = 0.0,
         conv_cfg: Optional[dict] = None,
-        norm_cfg: dict = dict(type="BN"),
+        norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__(out_channels, nn.ReLU(inplace=True), drop_path_rate)
         self.conv1 = build_conv_layer(
@@ -167,8 +167,8 @@ class RLAResNet(RLABackbone):
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        check_choice("depth", depth, self.arch_settings)
-        check_range("num_stages", num_stages, 1, 4)
+        check_choice('depth', depth, self.arch_settings)
+        check_range('num_stages', num_stages, 1, 4)
         for name, value in dict(
             in_channels=in_channels,
             stem_channels=stem_channels,
@@ -180,35 +180,35 @@ class RLAResNet(RLABackbone):
         for name, values in dict(strides=strides, dilations=dilations).items():
             if len(values) < num_stages:
                 raise ValueError(
-                    f"{name}={tuple(values)!r} needs one entry for each of the "
-                    f"{num_stages} stages"
+                    f'{name}={tuple(values)!r} needs one entry for each of the '
+                    f'{num_stages} stages'
                 )
             for value in values:
-                check_positive(f"{name} entry", value)
-        kwargs.setdefault("out_indices", (num_stages - 1,))
+                check_positive(f'{name} entry', value)
+        kwargs.setdefault('out_indices', (num_stages - 1,))
         super().__init__(num_stages, rla_channels, **kwargs)
         if extra_channels % self.expansion or extra_channels < 0:
             raise ValueError(
-                f"extra_channels={extra_channels} is not a multiple of "
-                f"{self.expansion}, 0 or more"
+                f'extra_channels={extra_channels} is not a multiple of '
+                f'{self.expansion}, 0 or more'
             )
         if not 0 <= drop_path_rate < 1:
             raise ValueError(
-                f"drop_path_rate={drop_path_rate} is not in the range 0 to 1"
+                f'drop_path_rate={drop_path_rate} is not in the range 0 to 1'
             )
         self.depth = depth
         self.deep_stem = deep_stem
         self._make_stem(in_channels, stem_channels)
 
         num_blocks = self.arch_settings[depth][:num_stages]
-        rates = torch.linspace(0, drop_path_rate, sum(num_blocks)).tolist()
+        rates = np.linspace(0, drop_path_rate, sum(num_blocks)).tolist()
         channels = stem_channels
         for i in range(self.num_stages):
             planes = base_channels * 2**i + extra_channels // self.expansion
             width = planes
             if groups > 1:
                 width = groups * (planes * width_per_group // 64)
-                check_positive("width of the grouped conv", width)
+                check_positive('width of the grouped conv', width)
             out_channels = planes * self.expansion
             blocks: List[RLABlock] = []
             for t in range(num_blocks[i]):

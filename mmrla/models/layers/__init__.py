@@ -3,4 +3,4 @@
 
 from .attention import CBAM, ECALayer, SELayer, build_attention
 
-__all__ = ["CBAM", "ECALayer", "SELayer", "build_attention"]
+__all__ = ['CBAM', 'ECALayer', 'SELayer', 'build_attention']

@@ -28,14 +28,14 @@ class SELayer(BaseModule):
         ValueError: If ``in_channels`` or ``ratio`` is not positive.
     """
 
-    _abbr_ = "se"
+    _abbr_ = 'se'
 
     def __init__(
         self, in_channels: int, ratio: int = 16, init_cfg: Optional[dict] = None
     ) -> None:
         super().__init__(init_cfg)
-        check_positive("in_channels", in_channels)
-        check_positive("ratio", ratio)
+        check_positive('in_channels', in_channels)
+        check_positive('ratio', ratio)
         hidden = max(in_channels // ratio, 1)
         self.fc1 = nn.Linear(in_channels, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, in_channels, bias=False)
@@ -61,7 +61,7 @@ class ECALayer(BaseModule):
         ValueError: If ``kernel_size`` is even or not positive.
     """
 
-    _abbr_ = "eca"
+    _abbr_ = 'eca'
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class ECALayer(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_positive("in_channels", in_channels)
+        check_positive('in_channels', in_channels)
         if kernel_size is None:
             kernel_size = int((math.log2(in_channels) + 1) / 2) | 1
-        check_positive("kernel_size", kernel_size)
+        check_positive('kernel_size', kernel_size)
         if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} is not odd")
+            raise ValueError(f'kernel_size={kernel_size} is not odd')
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class CBAM(BaseModule):
         ValueError: If an argument is not positive or ``kernel_size`` is even.
     """
 
-    _abbr_ = "cbam"
+    _abbr_ = 'cbam'
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class CBAM(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_positive("in_channels", in_channels)
-        check_positive("ratio", ratio)
-        check_positive("kernel_size", kernel_size)
+        check_positive('in_channels', in_channels)
+        check_positive('ratio', ratio)
+        check_positive('kernel_size', kernel_size)
         if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} is not odd")
+            raise ValueError(f'kernel_size={kernel_size} is not odd')
         hidden = max(in_channels // ratio, 1)
         self.fc1 = nn.Linear(in_channels, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, in_channels, bias=False)
@@ -141,15 +141,15 @@ def build_attention(cfg: Optional[dict], in_channels: int) -> nn.Module:
     """
     if cfg is None:
         return nn.Identity()
-    if not isinstance(cfg, dict) or "type" not in cfg:
+    if not isinstance(cfg, dict) or 'type' not in cfg:
         raise ValueError(
-            f"attention={cfg!r} is not a config such as "
+            f'attention={cfg!r} is not a config such as '
             "dict(type='ECALayer'), 'SELayer' or 'CBAM', or None"
         )
-    layer: Any = cfg["type"]
+    layer: Any = cfg['type']
     if isinstance(layer, str) and MODELS.get(layer) is None:
         raise ValueError(
-            f"attention type {layer!r} is not registered; this package has "
+            f'attention type {layer!r} is not registered; this package has '
             "'ECALayer', 'SELayer' and 'CBAM'"
         )
     return MODELS.build(dict(cfg, in_channels=in_channels))

@@ -3,4 +3,4 @@
 
 from .rla_neck import RLANeck
 
-__all__ = ["RLANeck"]
+__all__ = ['RLANeck']

@@ -27,9 +27,9 @@ class HiddenStateOutput(WiringRecord):
         norm_cfg: Optional[dict],
         act_cfg: Optional[dict],
     ) -> None:
-        act_type = act_cfg["type"] if act_cfg else None
+        act_type = act_cfg['type'] if act_cfg else None
         super().__init__(
-            f"act={act_type!r}", "build the neck with act_cfg's type as in {found}"
+            f'act={act_type!r}', "build the neck with act_cfg's type as in {found}"
         )
         self.norm = (
             build_norm_layer(norm_cfg, rla_channels)[1] if norm_cfg else nn.Identity()
@@ -70,8 +70,8 @@ class RLANeck(BaseModule):
         rla_channels: int,
         in_channels: Optional[int] = None,
         out_channels: Optional[int] = None,
-        norm_cfg: Optional[dict] = dict(type="BN"),
-        act_cfg: Optional[dict] = dict(type="ReLU"),
+        norm_cfg: Optional[dict] = dict(type='BN'),
+        act_cfg: Optional[dict] = dict(type='ReLU'),
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -82,15 +82,15 @@ class RLANeck(BaseModule):
         if out_channels is not None:
             if in_channels is None:
                 raise ValueError(
-                    f"out_channels={out_channels} needs in_channels, the channels "
-                    "of the main features"
+                    f'out_channels={out_channels} needs in_channels, the channels '
+                    'of the main features'
                 )
             self.conv = ConvModule(
                 in_channels + rla_channels,
                 out_channels,
                 1,
-                norm_cfg=norm_cfg or dict(type="BN"),
-                act_cfg=act_cfg or dict(type="ReLU"),
+                norm_cfg=norm_cfg or dict(type='BN'),
+                act_cfg=act_cfg or dict(type='ReLU'),
             )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor]:

@@ -1,0 +1,262 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""What every RLA backbone must do, over one table of networks."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmrla.models import RLANeck
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, small enough to run in a moment."""
+
+    name: str
+    type: str
+    kwargs: Dict[str, Any] = field(default_factory=dict)
+    num_stages: int = 4
+    stride: int = 32
+
+    def build(self, **kwargs: Any) -> nn.Module:
+        """The network with freshly drawn weights."""
+        torch.manual_seed(0)
+        model = MODELS.build(dict(type=self.type, **self.kwargs, **kwargs))
+        model.init_weights()
+        return model
+
+
+def _resnet(name: str, **kwargs: Any) -> Case:
+    return Case(
+        name,
+        'RLAResNet',
+        dict(depth=50, base_channels=8, stem_channels=8, rla_channels=4, **kwargs),
+    )
+
+
+def _mobilenet(name: str, **kwargs: Any) -> Case:
+    kwargs = dict(widen_factor=0.25, rla_channels=4, **kwargs)
+    return Case(name, 'RLAMobileNetV2', kwargs, num_stages=5)
+
+
+CASES: List[Case] = [
+    _resnet('resnet-v1'),
+    *[_resnet(f'resnet-{v}', integration=v) for v in ('v2', 'v3', 'v4', 'v5', 'v6')],
+    *[_resnet(f'resnet-{c}', cell=c) for c in ('post-act', 'convlstm', 'convgru')],
+    _resnet('resnet-unshared', shared=False),
+    _resnet('resnet-no-exchange', exchange=False),
+    _resnet('resnet-eca', attention=dict(type='ECALayer')),
+    _resnet('resnet-se', attention=dict(type='SELayer', ratio=4)),
+    _resnet('resnet-cbam', attention=dict(type='CBAM', ratio=4)),
+    _resnet('resnet-d', deep_stem=True, avg_down=True),
+    _resnet('resnext', groups=4, width_per_group=32),
+    _resnet('resnet-dilated', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+    _mobilenet('mobilenet'),
+    _mobilenet('mobilenet-released', recurrent_conv='depthwise', tied=True),
+    _mobilenet('mobilenet-full', recurrent_conv='full'),
+    _mobilenet('mobilenet-eca', attention=dict(type='ECALayer', kernel_size=3)),
+]
+PLAIN = [
+    Case('plain-resnet', 'RLAResNet', {**CASES[0].kwargs, 'rla_channels': 0}),
+    Case(
+        'plain-mobilenet',
+        'RLAMobileNetV2',
+        dict(widen_factor=0.25, rla_channels=0),
+        num_stages=5,
+    ),
+]
+all_cases = pytest.mark.parametrize('case', CASES + PLAIN, ids=lambda c: c.name)
+rla_cases = pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
+
+
+def _grad_norms(model: nn.Module) -> Dict[str, float]:
+    return {
+        name: float('nan') if p.grad is None else p.grad.abs().sum().item()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def _assert_gradients(case: Case, grads: Dict[str, float]) -> None:
+    if case.kwargs.get('integration') in ('v2', 'v4', 'v6'):
+        # BN_1 reads h_0 = 0 there: its weight's gradient is there, and zero.
+        assert grads.pop('layer1.rla.norms.0.weight') == 0
+    assert not [name for name, norm in grads.items() if not norm > 0]
+
+
+@all_cases
+def test_every_parameter_gets_a_gradient_in_a_detector(case: Case) -> None:
+    """DDP with find_unused_parameters=False refuses a parameter without one."""
+    # With zero-initialised branches most gradients would be exactly zero.
+    model = case.build(
+        out_indices=tuple(range(case.num_stages)), zero_init_residual=False
+    )
+    outs = model(torch.randn(4, 3, 64, 64))
+    assert len(outs) == case.num_stages
+    sum(out.square().mean() for out in outs).backward()
+    _assert_gradients(case, _grad_norms(model))
+
+
+@rla_cases
+def test_every_parameter_gets_a_gradient_in_a_classifier(case: Case) -> None:
+    model = case.build(return_hidden=True, zero_init_residual=False)
+    neck = RLANeck(rla_channels=4)
+    (features,) = neck(model(torch.randn(4, 3, 96, 96)))
+    assert features.shape == (4, model.out_channels[-1] + 4)
+    features.square().mean().backward()
+    _assert_gradients(case, {**_grad_norms(model), **_grad_norms(neck)})
+
+
+@all_cases
+@pytest.mark.parametrize('out_index', [0, 2])
+def test_early_outputs_build_no_dead_parameters(case: Case, out_index: int) -> None:
+    model = case.build(out_indices=(out_index,), zero_init_residual=False)
+    (out,) = model(torch.randn(2, 3, 64, 64))
+    assert out.shape[1] == model.out_channels[0]
+    out.square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not hasattr(model, f'layer{out_index + 2}')
+
+
+@all_cases
+@pytest.mark.parametrize('size', [(33, 47), (97, 65), (32, 200)])
+def test_odd_sizes(case: Case, size: tuple) -> None:
+    model = case.build(out_indices=tuple(range(case.num_stages))).eval()
+    height, width = size
+    with torch.no_grad():
+        outs = model(torch.randn(1, 3, height, width))
+    # Strided convs round up at each halving.
+    for i, out in enumerate(outs):
+        assert out.isfinite().all()
+        assert out.shape[1] == model.out_channels[i]
+    if 'dilated' not in case.name:
+        assert outs[-1].shape[2:] == (-(-height // 32), -(-width // 32))
+
+
+@rla_cases
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_keeps_the_hidden_state_in_the_compute_dtype(
+    case: Case, dtype: torch.dtype
+) -> None:
+    if dtype == torch.float16 and not torch.cuda.is_available():
+        pytest.skip('float16 convolutions need a GPU')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    model = case.build(return_hidden=True).to(device)
+    x = torch.randn(2, 3, 64, 64, device=device)
+    with torch.autocast(device, dtype=dtype):
+        *outs, h = model(x)
+        loss = sum(out.float().square().mean() for out in (*outs, h))
+    assert h.dtype == dtype
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@all_cases
+def test_checkpointing_changes_no_gradient(case: Case) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    grads = []
+    for with_cp in (False, True):
+        # Norms in eval mode: recomputation would update their statistics twice.
+        model = case.build(
+            with_cp=with_cp, norm_eval=True, zero_init_residual=False
+        ).train()
+        model(x)[0].square().mean().backward()
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        assert torch.equal(grad, grads[1][name]), name
+
+
+@all_cases
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
+def test_frozen_stages_freeze_their_units_too(case: Case, frozen_stages: int) -> None:
+    model = case.build(
+        frozen_stages=frozen_stages, out_indices=tuple(range(case.num_stages))
+    ).train()
+    frozen = [] if frozen_stages < 0 else list(model.stem_modules())
+    frozen += model.stages[: max(frozen_stages, 0)]
+    ids = {id(p) for module in frozen for p in module.parameters()}
+    for name, param in model.named_parameters():
+        assert param.requires_grad == (id(param) not in ids), name
+    for module in frozen:
+        assert not any(m.training for m in module.modules())
+    out = sum(o.mean() for o in model(torch.randn(2, 3, 64, 64)))
+    if any(p.requires_grad for p in model.parameters()):
+        out.backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@all_cases
+def test_norm_eval(case: Case) -> None:
+    model = case.build(norm_eval=True).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in norms)
+    assert model.training
+
+
+@all_cases
+def test_state_dict_round_trip(case: Case) -> None:
+    model = case.build().eval()
+    other = case.build().eval()
+    for p in other.parameters():
+        nn.init.normal_(p)
+    other.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(x)[0], other(x)[0])
+
+
+@rla_cases
+def test_classifier_weights_load_into_a_detector(case: Case) -> None:
+    """The update that the detector lacks is the only thing left out."""
+    classifier = case.build(return_hidden=True).eval()
+    detector = case.build().eval()
+    names = set(classifier.state_dict()) - set(detector.state_dict())
+    assert all('.rla.' in name for name in names)
+    # Without exchange a detector has no unit at all.
+    strict = case.kwargs.get('exchange', True)
+    detector.load_state_dict(classifier.state_dict(), strict=strict)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(classifier(x)[0], detector(x)[0])
+
+
+@all_cases
+def test_initialisation_is_deterministic_and_zeroes_branches(case: Case) -> None:
+    first, second = case.build(zero_init_residual=True), case.build()
+    zeroed = 0
+    for (name, a), b in zip(first.named_parameters(), second.parameters()):
+        if not torch.equal(a, b):
+            assert a.abs().sum() == 0 or b.abs().sum() == 0, name
+    for stage in first.stages:
+        for block in stage.blocks:
+            if block.last_norm is not None:
+                zeroed += 1
+                assert block.last_norm.weight.abs().sum() == 0
+    assert zeroed
+
+
+@all_cases
+def test_layer_depth_of_every_parameter(case: Case) -> None:
+    model = case.build()
+    total = sum(len(stage.blocks) for stage in model.stages) + 2
+    depths = [
+        model.get_layer_depth(f'backbone.{name}', 'backbone.')
+        for name, _ in model.named_parameters()
+    ]
+    assert {num_layers for _, num_layers in depths} == {total}
+    assert {depth for depth, _ in depths} == set(range(total - 1))
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (total - 1, total)
+
+
+@all_cases
+def test_last_norm_registered_is_not_the_hidden_states(case: Case) -> None:
+    """Grad-CAM tools take the last norm of the backbone as their target."""
+    model = case.build()
+    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert '.blocks.' in norms[-1]
