@@ -1,0 +1,5 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# Table 6 (g): integration v3, C1 summarises the block's output.
+_base_ = '../rla_resnet/rla-resnet50_4xb64_in1k.py'
+
+model = dict(backbone=dict(integration='v3'))

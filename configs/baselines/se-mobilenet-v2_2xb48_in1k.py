@@ -1,0 +1,4 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = 'mobilenet-v2_2xb48_in1k.py'
+
+model = dict(backbone=dict(type='AttentionMobileNetV2', attention=dict(type='SELayer')))

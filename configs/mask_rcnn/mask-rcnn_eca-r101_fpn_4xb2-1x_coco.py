@@ -1,0 +1,9 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        depth=101,
+        init_cfg=dict(checkpoint='checkpoints/eca-resnet101_4xb64_in1k.pth'),
+    )
+)

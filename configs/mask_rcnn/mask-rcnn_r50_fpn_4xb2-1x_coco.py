@@ -1,0 +1,7 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/schedules/coco_1x_bs8.py',
+    '../_base_/det_runtime.py',
+]

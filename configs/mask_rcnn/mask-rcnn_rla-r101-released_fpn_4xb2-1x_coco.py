@@ -1,0 +1,13 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# As the released code computes: C1 summarises the block's output. The
+# checkpoint is the published resnet101_rla_2148.pth.tar, converted:
+# python tools/model_converters/rlanet_to_mmrla.py resnet101_rla_2148.pth.tar \
+#     checkpoints/rla-resnet101-released_4xb64_in1k.pth
+_base_ = 'mask-rcnn_rla-r101_fpn_4xb2-1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        integration='v3',
+        init_cfg=dict(checkpoint='checkpoints/rla-resnet101-released_4xb64_in1k.pth'),
+    )
+)
