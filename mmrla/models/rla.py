@@ -279,21 +279,30 @@ class RLAUnit(WiringRecord):
             output: x_t, of the same shape.
             state: The state before the block; before pooling if t is 0.
         """
+        summary = self.select(residual, identity, output)
+        return self.advance(t, self.compress_module(t)(summary), state)
+
+    def select(
+        self, residual: Tensor, identity: Optional[Tensor], output: Tensor
+    ) -> Optional[Tensor]:
+        """What is summarised of a block, all (N, C, H, W)."""
+        sources = dict(residual=residual, identity=identity, output=output)
+        return sources[self.integration.source]
+
+    def advance(self, t: int, update: Tensor, state: State) -> State:
+        """The state after block t, given what the block adds to it.
+
+        Args:
+            t: Index of the block in its stage (from 0).
+            update: C1 of what is summarised, (N, k, H, W).
+            state: The state before the block; before pooling if t is 0.
+        """
         if t == 0 and state is not None:
             state = tuple(self.pool(s) for s in state)
-        source = self.integration.source
-        summary = (
-            residual
-            if source == 'residual'
-            else output
-            if source == 'output'
-            else identity
-        )
-        update = self.compress[self._compress_of[t]](summary)
         norm, recurrent = self.norms[t], self.recurrent_module(t)
 
         if self.cell == 'conv' and self.integration.before_recurrence:
-            # Eq. of Figure 3; h_0 = 0 needs no addition.
+            # Figure 3; h_0 = 0 needs no addition.
             total = update if state is None else state[0] + update
             return (recurrent(torch.tanh(norm(total))),)
         if self.cell == 'post-act':
@@ -309,6 +318,10 @@ class RLAUnit(WiringRecord):
         if self.cell == 'convlstm':
             return recurrent(update, *state)
         return (recurrent(update, *state),)
+
+    def compress_module(self, t: int) -> nn.Module:
+        """C1 of block t (from 0)."""
+        return self.compress[self._compress_of[t]]
 
     def _load_from_state_dict(
         self, state_dict: Dict[str, Any], prefix: str, *args: Any, **kwargs: Any

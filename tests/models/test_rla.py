@@ -1,6 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The recurrence against its equation, written out with plain operations."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ def maps() -> dict:
     }
 
 
-def _unit(**kwargs: object) -> RLAUnit:
+def _unit(**kwargs: Any) -> RLAUnit:
     torch.manual_seed(1)
     unit = RLAUnit([6, 6, 6], 3, **kwargs).eval()
     for norm in unit.norms:

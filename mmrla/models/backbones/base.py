@@ -201,7 +201,9 @@ class RLABackbone(BaseModule):
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        for module in [*self.stem_modules(), *self.stages[: self.frozen_stages]]:
+        frozen: List[nn.Module] = self.stem_modules()
+        frozen += self.stages[: self.frozen_stages]
+        for module in frozen:
             module.eval()
             for param in module.parameters():
                 param.requires_grad = False

@@ -81,11 +81,14 @@ class Bottleneck(RLABlock):
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """The residual y and the identity, both (N, out_channels, H', W')."""
-        y = conv_with_hidden(self.conv1, x, h)
+        y = self.after_first_conv(conv_with_hidden(self.conv1, x, h))
+        return y, self.downsample(x)
+
+    def after_first_conv(self, y: Tensor) -> Tensor:
+        """The residual branch from the first conv's output, (N, width, H, W)."""
         y = self.relu(self.bn1(y))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.attention(self.bn3(self.conv3(y)))
-        return y, self.downsample(x)
+        return self.attention(self.bn3(self.conv3(y)))
 
 
 @MODELS.register_module()

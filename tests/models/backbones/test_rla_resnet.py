@@ -1,6 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """RLA-ResNet's own: counts, the plain network, arguments, registry scopes."""
 
+from typing import Any, Dict
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -103,12 +105,12 @@ def test_builds_from_every_scope(scope: str, name: str) -> None:
 )
 def test_wrong_arguments_name_the_allowed_ones(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RLAResNet(**{'depth': 50, 'base_channels': 8, **kwargs})
+        RLAResNet(**dict(dict(depth=50, base_channels=8), **kwargs))
 
 
 def test_drop_path_leaves_the_hidden_state_alone() -> None:
     torch.manual_seed(0)
-    kwargs = dict(
+    kwargs: Dict[str, Any] = dict(
         depth=50,
         base_channels=8,
         num_stages=1,

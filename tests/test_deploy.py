@@ -1,0 +1,152 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The deployed network equals the network that it was made from."""
+
+from typing import Any, Dict
+
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmrla.deploy import DeployedStage, switch_to_deploy
+from mmrla.models import RLAMobileNetV2, RLANeck, RLAResNet
+from mmrla.models.rla import INTEGRATIONS
+
+THIN: Dict[str, Any] = dict(depth=50, base_channels=8, stem_channels=8, rla_channels=4)
+RESNETS: Dict[str, Dict[str, Any]] = {
+    **{v: dict(integration=v) for v in INTEGRATIONS},
+    **{c: dict(cell=c) for c in ('post-act', 'convlstm', 'convgru')},
+    **{f'{c}-v3': dict(cell=c, integration='v3') for c in ('post-act', 'convlstm')},
+    'unshared': dict(shared=False),
+    'unshared-v3': dict(shared=False, integration='v3'),
+    'no-exchange': dict(exchange=False),
+    'eca': dict(attention=dict(type='ECALayer')),
+    'eca-v3': dict(attention=dict(type='ECALayer'), integration='v3'),
+    'resnet-d': dict(deep_stem=True, avg_down=True),
+    'resnext': dict(groups=4, width_per_group=32),
+    'plain': dict(rla_channels=0),
+    'group-norm': dict(norm_cfg=dict(type='GN', num_groups=2)),
+}
+MOBILENETS: Dict[str, Dict[str, Any]] = {
+    'paper': dict(),
+    'released': dict(recurrent_conv='depthwise', tied=True),
+    'v3': dict(integration='v3'),
+    'eca': dict(attention=dict(type='ECALayer', kernel_size=3)),
+    'plain': dict(rla_channels=0),
+    'no-exchange': dict(exchange=False),
+    'group-norm': dict(norm_cfg=dict(type='GN', num_groups=1)),
+}
+
+
+def _randomise(model: nn.Module) -> nn.Module:
+    """Norms with statistics as after training: all different from the start's."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def _assert_equal(model: nn.Module) -> None:
+    deployed = switch_to_deploy(model)
+    x = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        expected, got = model(x), deployed(x)
+    assert len(expected) == len(got)
+    for a, b in zip(expected, got):
+        error = (a - b).abs().max() / a.abs().max()
+        assert error < 1e-4
+        # Weights and statistics of an order that exposes a missing term.
+        assert a.abs().max() > 1e-3
+    stages = [m for m in deployed.modules() if isinstance(m, DeployedStage)]
+    assert len(stages) == len(model.stage_names)
+
+
+@pytest.mark.parametrize('return_hidden', [False, True])
+@pytest.mark.parametrize('name', RESNETS)
+def test_resnet(name: str, return_hidden: bool) -> None:
+    if name == 'plain' and return_hidden:
+        pytest.skip('a plain network has no hidden state')
+    torch.manual_seed(0)
+    model = RLAResNet(
+        **{**THIN, **RESNETS[name]},
+        return_hidden=return_hidden,
+        out_indices=(0, 1, 2, 3),
+    )
+    _assert_equal(_randomise(model))
+
+
+@pytest.mark.parametrize('return_hidden', [False, True])
+@pytest.mark.parametrize('name', MOBILENETS)
+def test_mobilenet(name: str, return_hidden: bool) -> None:
+    if name == 'plain' and return_hidden:
+        pytest.skip('a plain network has no hidden state')
+    torch.manual_seed(0)
+    model = RLAMobileNetV2(
+        **{'widen_factor': 0.25, 'rla_channels': 4, **MOBILENETS[name]},
+        return_hidden=return_hidden,
+        out_indices=(0, 1, 2, 3, 4),
+    )
+    _assert_equal(_randomise(model))
+
+
+def test_what_is_joined() -> None:
+    """v1 leaves no C1 at all, v3 one for each stage's last block."""
+    paper = switch_to_deploy(RLAResNet(**THIN, return_hidden=True).eval())
+    released = RLAResNet(**THIN, integration='v3', return_hidden=True).eval()
+    released = switch_to_deploy(released)
+    for model, left in ((paper, 0), (released, 1)):
+        for name in model.stage_names:
+            convs = [
+                c for c in getattr(model, name).compress if isinstance(c, nn.Conv2d)
+            ]
+            assert len(convs) == left
+    assert not any(
+        isinstance(m, nn.BatchNorm2d)
+        for name, m in paper.named_modules()
+        if '.rla.' not in name
+    )
+
+
+def test_classifier_and_round_trip() -> None:
+    pytest.importorskip('mmpretrain')
+    torch.manual_seed(0)
+    cfg = dict(
+        type='ImageClassifier',
+        backbone=dict(type='RLAResNet', return_hidden=True, **THIN),
+        neck=dict(type='RLANeck', rla_channels=4),
+        head=dict(type='LinearClsHead', num_classes=7, in_channels=8 * 32 + 4),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model, other = MODELS.build(cfg), MODELS.build(cfg)
+    _randomise(model)
+    deployed = switch_to_deploy(model)
+    reloaded = switch_to_deploy(other)
+    reloaded.load_state_dict(deployed.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(deployed(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(deployed(x), reloaded(x))
+
+
+def test_the_original_is_left_alone() -> None:
+    model = RLAResNet(**THIN).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    deployed = switch_to_deploy(model)
+    assert model.training
+    assert not deployed.training
+    assert all(p.requires_grad for p in model.parameters())
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_neck() -> None:
+    torch.manual_seed(0)
+    neck = _randomise(RLANeck(4, in_channels=8, out_channels=16))
+    x = torch.randn(2, 8, 3, 5), torch.randn(2, 4, 3, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(switch_to_deploy(neck)(x)[0], neck(x)[0])
