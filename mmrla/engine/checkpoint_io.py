@@ -1,0 +1,291 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Reading checkpoints without running their code, writing them whole."""
+
+import os
+import os.path as osp
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Dict, List, Mapping, Optional
+
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from .errors import UserError, one_line
+
+__all__ = [
+    'AtomicBackend',
+    'is_local',
+    'is_whole',
+    'load_foreign',
+    'newest_whole',
+    'state_dict_of',
+    'use_safe_loading',
+]
+
+
+def is_local(path: str) -> bool:
+    """Whether a checkpoint is named by a path, not by a URL or a model zoo name."""
+    return '://' not in path
+
+
+# --- reading ------------------------------------------------------------------
+
+# What weights are made of. Files of MMEngine also hold logs (HistoryBuffer, with
+# references to functions) and whatever a dataset's metainfo has, which torch's own
+# weights_only refuses: here unknown things become inert instead, so that the
+# weights beside them can be had, with every version of torch.
+_HARMLESS: Dict[str, frozenset] = {
+    'builtins': frozenset(
+        'bool bytearray bytes complex dict float frozenset int list range set slice '
+        'str tuple'.split()
+    ),
+    'collections': frozenset(['OrderedDict']),
+    '_codecs': frozenset(['encode']),  # how protocol 2 writes bytes
+    'numpy': frozenset(['dtype', 'ndarray']),
+    'numpy.core.multiarray': frozenset(['_reconstruct', 'scalar']),
+    'torch': frozenset(['Size', 'Tensor', 'device']),
+    'torch._utils': frozenset(
+        ['_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2']
+    ),
+    'torch.nn.parameter': frozenset(['Parameter']),
+}
+_HARMLESS['numpy._core.multiarray'] = _HARMLESS['numpy.core.multiarray']
+_ALIASES = {'__builtin__': 'builtins'}
+
+
+class _Inert:
+    """Stands for an object of any other kind: takes everything, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> '_Inert':
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    extend = add = update = append
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = _ALIASES.get(module, module)
+        known = name in _HARMLESS.get(module, ())
+        if known or (module == 'torch' and _is_dtype(name)):
+            return super().find_class(module, name)
+        return _Inert
+
+
+def _is_dtype(name: str) -> bool:
+    return isinstance(getattr(torch, name, None), torch.dtype)
+
+
+def _load(file: Any, **kwargs: Any) -> Any:
+    return _Unpickler(file, **kwargs).load()
+
+
+#: What ``torch.load`` takes for the pickle module.
+_harmless_pickle = SimpleNamespace(
+    Unpickler=_Unpickler, load=_load, __name__='harmless_pickle'
+)
+
+
+def load_foreign(path: str, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint of anybody's making without running its code.
+
+    Tensors, containers, numbers and NumPy arrays are read; objects of all other
+    kinds are replaced by inert ones.
+
+    Args:
+        path (str): A file written by ``torch.save``.
+        map_location: As for ``torch.load``. Defaults to 'cpu'.
+
+    Raises:
+        UserError: The file is missing, truncated or no checkpoint.
+    """
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
+        raise UserError(f'checkpoint {path} {kind}')
+    try:
+        return torch.load(
+            path,
+            map_location=map_location,
+            pickle_module=_harmless_pickle,
+            weights_only=False,
+        )
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # What torch and pickle raise for other bytes is anything.
+        raise UserError(
+            f'checkpoint {path} is truncated or no file of torch.save: '
+            f'{one_line(error).split(". ")[0]}'
+        ) from error
+
+
+def state_dict_of(checkpoint: Any, path: str) -> Dict[str, torch.Tensor]:
+    """The weights in a checkpoint, without the prefix of (distributed) wrappers.
+
+    Args:
+        checkpoint: What the file held: weights, or a dict with 'state_dict'.
+        path (str): Name of the file, for the error.
+
+    Raises:
+        UserError: It holds no weights.
+    """
+    weights = checkpoint
+    if isinstance(checkpoint, Mapping):
+        weights = checkpoint.get('state_dict', checkpoint)
+    if (
+        not isinstance(weights, Mapping)
+        or not weights
+        or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor)
+            for k, v in weights.items()
+        )
+    ):
+        raise UserError(
+            f'checkpoint {path} holds no weights: neither a dict of tensors nor '
+            "one as its 'state_dict'"
+        )
+    return {re.sub(r'^module\.', '', name): v for name, v in weights.items()}
+
+
+def use_safe_loading(own: Optional[str] = None) -> None:
+    """Make MMEngine read local checkpoints with :func:`load_foreign`.
+
+    For entry points: it holds for the whole process.
+
+    Args:
+        own (str, optional): The checkpoint to resume from. It is read in full,
+            with the logs that MMEngine put there: whoever resumes a training
+            trusts the file, and torch 2.6 and newer would refuse it otherwise.
+    """
+
+    # MMEngine logs the name of the backend from this name's tenth letter on.
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        if own is not None and osp.realpath(filename) == osp.realpath(own):
+            return torch.load(filename, map_location=map_location, weights_only=False)
+        return load_foreign(filename, map_location)
+
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+
+
+# --- whole files --------------------------------------------------------------
+
+
+def is_whole(path: str) -> bool:
+    """Whether a file of ``torch.save`` (a zip archive) is complete and intact."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            # The directory is written last; the checksums find blocks that were
+            # lost with the machine's power.
+            return any(n.endswith('data.pkl') for n in names) and not archive.testzip()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _numbered(folder: str, template: str) -> List[str]:
+    """Checkpoints with a number in their name, the newest first."""
+    head, tail = map(re.escape, template.split('{}'))
+    found = []
+    for path in Path(folder).glob('*') if osp.isdir(folder) else []:
+        match = re.fullmatch(f'{head}([0-9]+){tail}', path.name)
+        if match and path.is_file():
+            found.append((path.stat().st_mtime_ns, int(match.group(1)), str(path)))
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(work_dir: str, folder: str, template: str) -> Optional[str]:
+    """The checkpoint to resume from: the last one that is complete.
+
+    Args:
+        work_dir (str): Where ``last_checkpoint`` names the last one.
+        folder (str): Where the checkpoints are.
+        template (str): Their names, '{}' for the number.
+
+    Returns:
+        str or None: What ``last_checkpoint`` names, else the newest file of that
+        name, torn ones left out.
+    """
+    candidates = _numbered(folder, template)
+    pointer = Path(work_dir, 'last_checkpoint')
+    if pointer.is_file():
+        last = pointer.read_text(encoding='utf-8', errors='replace').strip()
+        if last and '\0' not in last:
+            candidates = [last] + [c for c in candidates if c != last]
+    for path in candidates:
+        if is_whole(path):
+            return path
+        print(f'{path} is missing or torn, an older checkpoint is looked for')
+    return None
+
+
+@register_backend('mmrla-atomic', force=True)
+class AtomicBackend(LocalBackend):
+    """Local files that get their name when they are whole, not before.
+
+    A file is written beside its place, brought to the disk and renamed; what is
+    removed goes when :meth:`remove_outdated` is called, after the file that
+    takes its place is there.
+    """
+
+    def __init__(self) -> None:
+        self.outdated: List[str] = []
+
+    def put(self, obj: bytes, filepath: Any) -> None:
+        """Write bytes to a file.
+
+        Raises:
+            UserError: The disk is full or refuses the file. What was there
+                stays as it was.
+        """
+        path = Path(filepath)
+        temporary = path.with_name(f'.{path.name}.tmp')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f'cannot write {path}: {error.strerror}; the checkpoints before it '
+                'are whole: make room, then go on with --resume',
+                status=1,
+            ) from error
+
+    def remove(self, filepath: Any) -> None:
+        """Remember a file as outdated."""
+        self.outdated.append(str(filepath))
+
+    def remove_outdated(self, keep: List[str]) -> None:
+        """Remove the outdated files, but for those to keep."""
+        for path in set(self.outdated) - set(keep):
+            Path(path).unlink(missing_ok=True)
+        self.outdated.clear()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renaming to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Checks of what a config names, before anything is built from it."""
+
+import inspect
+import os.path as osp
+from typing import Any, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from .checkpoint_io import is_local
+from .config import leaf_datasets
+from .errors import UserError
+from .weights import pretrained_cfgs
+
+__all__ = ['check_complete', 'check_data', 'check_file', 'check_pretrained_files']
+
+
+def check_complete(cfg: Config, keys: Sequence[str]) -> None:
+    """Refuse a config that lacks a part, as a base file does.
+
+    Raises:
+        UserError: A key is not there.
+    """
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise UserError(
+            f'{cfg.filename} has no {", ".join(missing)}: it is no complete config'
+        )
+
+
+def check_file(path: str, what: str, remedy: str) -> None:
+    """Refuse a local file that is not there or empty.
+
+    Args:
+        path (str): The file; URLs pass.
+        what (str): What the file is.
+        remedy (str): What to do.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if not is_local(path):
+        return
+    path = osp.expanduser(path)
+    if osp.isfile(path):
+        if osp.getsize(path):
+            return
+        problem = 'is empty'
+    else:
+        problem = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
+    raise UserError(f'{what} {path} {problem}; {remedy}')
+
+
+def check_data(cfg: Config, parts: Sequence[str]) -> None:
+    """Refuse datasets and evaluators whose files are missing.
+
+    Args:
+        cfg (Config): The whole config.
+        parts: Which parts are used: 'train', 'val', 'test'.
+
+    Raises:
+        UserError: For the first path that is missing, with its key.
+    """
+    scope = cfg.get('default_scope')
+    for part in parts:
+        loader = cfg.get(f'{part}_dataloader') or {}
+        key = f'{part}_dataloader.dataset'
+        for name, dataset in leaf_datasets(loader.get('dataset'), key):
+            if not _is_downloaded(dataset, scope):
+                _check_dataset(dataset, name)
+        evaluators = cfg.get(f'{part}_evaluator') or []
+        for name, evaluator in _listed(evaluators, f'{part}_evaluator'):
+            ann_file = evaluator.get('ann_file')
+            if isinstance(ann_file, str):
+                _check_annotations(ann_file, f'{name}.ann_file')
+
+
+def _listed(cfg: Any, key: str) -> Sequence[Tuple[str, Any]]:
+    if isinstance(cfg, (list, tuple)):
+        return [(f'{key}.{index}', item) for index, item in enumerate(cfg)]
+    return [(key, cfg)]
+
+
+def _is_downloaded(dataset: Any, scope: Optional[str]) -> bool:
+    """Whether the dataset (CIFAR, MNIST, ...) gets its files by itself."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
+    if not inspect.isclass(kind):
+        return False  # unknown: refused by name when it is built
+    parameter = inspect.signature(kind).parameters.get('download')
+    return parameter is not None and bool(dataset.get('download', parameter.default))
+
+
+def _check_dataset(dataset: Any, key: str) -> None:
+    root = dataset.get('data_root') or ''
+    if not is_local(root):
+        return
+    if root and not osp.isdir(osp.expanduser(root)):
+        raise UserError(
+            f'data root {root} does not exist; put the data there (a link will do) '
+            f'or name its folder with --cfg-options {key}.data_root=FOLDER'
+        )
+    ann_file = dataset.get('ann_file')
+    if isinstance(ann_file, str) and ann_file:
+        _check_annotations(osp.join(root, ann_file), f'{key}.ann_file')
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):
+        prefixes = {'': prefixes}
+    for name, prefix in prefixes.items():
+        if not isinstance(prefix, str) or not prefix:
+            continue
+        folder = osp.join(root, prefix)
+        if is_local(folder) and not osp.isdir(osp.expanduser(folder)):
+            option = f'{key}.data_prefix' + (f'.{name}' if name else '')
+            raise UserError(
+                f'image folder {folder} does not exist; put the images there or '
+                f'name their folder with --cfg-options {option}=FOLDER'
+            )
+
+
+def _check_annotations(path: str, key: str) -> None:
+    remedy = f'put it there or name another one with --cfg-options {key}=FILE'
+    check_file(path, 'annotation file', remedy)
+
+
+def check_pretrained_files(cfg: Config) -> None:
+    """Refuse pretrained weights (``init_cfg``) whose file is missing.
+
+    Raises:
+        UserError: With the ways to get the file, or to do without.
+    """
+    for key, init_cfg in pretrained_cfgs(cfg.model, 'model'):
+        check_file(
+            init_cfg['checkpoint'],
+            'pretrained checkpoint',
+            'train it (configs/rla_resnet), convert a released one with '
+            'tools/model_converters/rlanet_to_mmrla.py, name another with '
+            f'--cfg-options {key}.checkpoint=FILE, or start from scratch with '
+            f'--cfg-options {key}=None',
+        )

@@ -1,0 +1,341 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""From a config file and the options of a tool to a config that can be run.
+
+What ``tools/train.py`` and ``tools/test.py`` of mmdet and mmpretrain each do in
+their own way is done here for both, told apart by ``default_scope``.
+"""
+
+import argparse
+import difflib
+import os.path as osp
+from copy import deepcopy
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .errors import DEBUG, UserError, config_errors, one_line
+
+__all__ = [
+    'LAUNCHERS',
+    'add_common_arguments',
+    'build_runner',
+    'leaf_datasets',
+    'load_config',
+    'set_amp',
+    'set_auto_scale_lr',
+    'set_dataloader_defaults',
+    'set_safe_checkpoints',
+    'set_tta',
+    'set_visualization',
+    'set_work_dir',
+    'show_in_log_dir',
+    'type_name',
+    'use_log_dir',
+]
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Top-level keys that MMEngine reads and that a config need not have.
+_OPTIONAL_KEYS = (
+    'activation_checkpointing auto_scale_lr compile custom_hooks custom_imports '
+    'data_preprocessor default_hooks default_scope efficient_conv_bn_eval env_cfg '
+    'experiment_name find_unused_parameters launcher load_from log_level '
+    'log_processor model model_wrapper_cfg optim_wrapper param_scheduler randomness '
+    'resume runner_type sync_bn test_cfg test_dataloader test_evaluator train_cfg '
+    'train_dataloader tta_model tta_pipeline val_cfg val_dataloader val_evaluator '
+    'visualizer work_dir'
+).split()
+
+
+class _CfgOptions(DictAction):
+    """MMEngine's DictAction, with an error for what is not KEY=VALUE."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        for value in values:
+            key, equals, _ = value.partition('=')
+            if not equals or not all(part.strip() for part in key.split('.')):
+                parser.error(
+                    f'{option_string}: {value!r} is not KEY=VALUE, like '
+                    'train_dataloader.batch_size=2; a value has no spaces'
+                )
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints; by default work_dir of the config, '
+        'else work_dirs/ with the name of the config',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_CfgOptions,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config, nested keys with dots: '
+        'model.backbone.depth=101; lists as key="[a,b]", without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=LAUNCHERS,
+        default='none',
+        help='what has started the processes (tools/dist_*.sh: pytorch); '
+        'by default there is one process',
+    )
+    # torchrun says it in the environment, older launchers by this argument.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
+    """Read a config and merge the settings of ``--cfg-options`` into it.
+
+    Raises:
+        UserError: The file is missing, does not parse or run, or a setting does
+            not go with it.
+    """
+    if not osp.isfile(path):
+        kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
+        raise UserError(f'config {path} {kind}; the ones of mmrla are in configs/')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        # A config is a program: whatever it raises is its own.
+        raise UserError(
+            f'config {path} cannot be read: {type(error).__name__}: '
+            f'{one_line(error)} ({DEBUG}=1 shows where)'
+        ) from error
+    if options:
+        for key in options:
+            _check_key(cfg, key)
+        try:
+            cfg.merge_from_dict(options)
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(
+                f'--cfg-options does not fit {path}: {one_line(error)}'
+            ) from error
+    return cfg
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """Warn of a key that nothing will read."""
+    top, known = key.split('.')[0], [*cfg, *_OPTIONAL_KEYS]
+    if top not in known:
+        near = difflib.get_close_matches(top, known, n=1)
+        hint = f', is {near[0]!r} meant?' if near else ''
+        print_log(f'--cfg-options: the config has no {top!r}{hint}', level=30)
+
+
+def set_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
+    """Option, else config, else the config's name, as upstream."""
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(cfg.filename))[0]
+        cfg.work_dir = osp.join('./work_dirs', name)
+    if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):
+        raise UserError(f'--work-dir {cfg.work_dir} is a file, not a folder')
+
+
+def type_name(cfg: Any) -> str:
+    """The bare class name that a config (text or pure Python) builds."""
+    kind = cfg.get('type', '')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+    return name.rsplit('.', 1)[-1]
+
+
+def leaf_datasets(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
+    """The datasets inside wrappers (repeated, balanced, concatenated, ...).
+
+    Args:
+        cfg: A dataset's config.
+        key (str): Its key, like 'train_dataloader.dataset'.
+
+    Yields:
+        The key and the config of each dataset that reads files.
+    """
+    if not isinstance(cfg, dict):
+        return
+    inner = {k: v for k, v in cfg.items() if k in ('dataset', 'datasets')}
+    for name, value in inner.items():
+        if isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                yield from leaf_datasets(item, f'{key}.{name}.{index}')
+        else:
+            yield from leaf_datasets(value, f'{key}.{name}')
+    if not inner:
+        yield key, cfg
+
+
+def set_dataloader_defaults(cfg: Config) -> None:
+    """What a data loader needs to go with its library and this machine."""
+    for name in DATALOADERS:
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if cfg.get('default_scope') == 'mmpretrain':
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', True)
+        if not loader.get('num_workers'):
+            # torch refuses to keep workers that are not there.
+            loader['persistent_workers'] = False
+
+
+def set_amp(cfg: Config) -> None:
+    """Mixed precision; on a machine without a GPU float32 with a warning."""
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            f'--amp: {cfg.filename} has its own optim_wrapper, {kind}; '
+            'only OptimWrapper can be replaced by AmpOptimWrapper'
+        )
+    if not torch.cuda.is_available():
+        print_log('--amp has no effect without a GPU: float32 is used', level=30)
+        return
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate to the batch size of this run."""
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError(
+            f'--auto-scale-lr: {cfg.filename} does not say for which batch size its '
+            'learning rate is; add --cfg-options auto_scale_lr.base_batch_size=N, '
+            'N images on all GPUs together'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_safe_checkpoints(cfg: Config) -> ConfigDict:
+    """Put SafeCheckpointHook in the place of MMEngine's CheckpointHook.
+
+    Returns:
+        ConfigDict: The config of the hook that saves checkpoints.
+    """
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    # MMEngine adds the hook by itself where it is not named; a None removes it.
+    hook = hooks.setdefault('checkpoint', ConfigDict(interval=1))
+    if hook is None:
+        return ConfigDict()
+    if type_name(hook) in ('', CheckpointHook.__name__):
+        hook['type'] = 'mmrla.SafeCheckpointHook'
+    return hook
+
+
+def set_visualization(
+    cfg: Config, show: bool, show_dir: Optional[str], wait_time: float
+) -> None:
+    """Paint the predictions of a test."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError(
+            f'--show and --show-dir: {cfg.filename} has no '
+            'default_hooks.visualization; mmdet has DetVisualizationHook, '
+            'mmpretrain VisualizationHook'
+        )
+    hook['show'] = show
+    hook['wait_time'] = wait_time
+    if type_name(hook) == 'VisualizationHook':
+        hook['enable'] = True
+        hook['interval'] = 1
+    else:
+        hook['draw'] = True
+        hook['test_out_dir'] = show_dir
+
+
+def show_in_log_dir(runner: Runner, show_dir: str) -> None:
+    """Make a relative folder mean for mmpretrain what it means for mmdet.
+
+    That is ``WORK_DIR/TIME/show_dir``.
+    """
+    for hook in runner.hooks:
+        if type(hook).__name__ == 'VisualizationHook':
+            hook.out_dir = osp.join(runner.log_dir, show_dir)
+
+
+def set_tta(cfg: Config) -> None:
+    """Test-time augmentation: the config's own, else a horizontal flip."""
+    leaves = list(leaf_datasets(cfg.test_dataloader.dataset, ''))
+    is_classifier = cfg.get('default_scope') == 'mmpretrain'
+    painted = cfg.get('default_hooks', {}).get('visualization') or {}
+    if is_classifier and painted.get('enable'):
+        raise UserError(
+            "--tta: mmpretrain's VisualizationHook cannot paint an image that is "
+            'augmented; leave --show and --show-dir out'
+        )
+    if 'tta_model' not in cfg:
+        cfg.tta_model = (
+            dict(type='AverageClsScoreTTA')
+            if is_classifier
+            else dict(
+                type='DetTTAModel',
+                tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+            )
+        )
+    if 'tta_pipeline' not in cfg:
+        *head, pack = deepcopy(leaves[0][1].pipeline)
+        if not is_classifier:
+            pack['meta_keys'] = (
+                'img_id',
+                'img_path',
+                'ori_shape',
+                'img_shape',
+                'scale_factor',
+                'flip',
+                'flip_direction',
+            )
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        cfg.tta_pipeline = [*head, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if 'segm' in evaluator.get('metric', ''):
+            raise UserError(
+                '--tta: mmdet merges boxes only, and the config evaluates masks; '
+                'add --cfg-options test_evaluator.metric=bbox and '
+                'model.roi_head.mask_head=None'
+            )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for _, leaf in leaves:
+        leaf.pipeline = cfg.tta_pipeline
+
+
+def use_log_dir(runner: Runner, metric: BaseMetric) -> None:
+    """Let processes pass their results on in the work_dir.
+
+    MMEngine's default is a folder .dist_test wherever the tool was started.
+    """
+    if metric.collect_device == 'cpu' and metric.collect_dir is None:
+        metric.collect_dir = osp.join(runner.log_dir, 'parts')
+
+
+def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
+    """Build the runner, and its loops with their datasets.
+
+    Args:
+        cfg (Config): The whole config.
+        loops: Which loops to build: 'train', 'val', 'test'.
+
+    Raises:
+        UserError: The config has a value that a model, a dataset or a hook
+            refuses.
+    """
+    with config_errors(cfg.filename):
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
+        for name in loops:
+            loop = getattr(runner, f'{name}_loop')
+            for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
+                use_log_dir(runner, metric)
+    return runner

@@ -1,0 +1,157 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Errors that a user can put right, shown as one line instead of a traceback."""
+
+import errno
+import functools
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterator, NamedTuple, Optional
+
+import torch
+
+from ..checkpoints.wiring import WiringMismatchError
+
+__all__ = [
+    'DEBUG',
+    'LOCAL_RANK',
+    'UserError',
+    'config_errors',
+    'one_line',
+    'one_line_errors',
+]
+
+#: Environment variable that brings the tracebacks back.
+DEBUG = 'MMRLA_DEBUG'
+
+# Faults of the machine or of a path, not of a program.
+_ENVIRONMENT_ERRORS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# What gloo says when the process at the other end is gone.
+_PEER_LOST = (
+    'Connection closed by peer',
+    'Connection reset by peer',
+    'Connection refused',
+    'Broken pipe',
+)
+_DUPLICATE_DELAY = 5.0
+
+#: Where a launcher says the number of a process on its machine.
+LOCAL_RANK = {
+    'pytorch': 'LOCAL_RANK',
+    'slurm': 'SLURM_LOCALID',
+    'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK',
+}
+
+
+class UserError(Exception):
+    """Something that the user can put right.
+
+    Args:
+        message (str): Names the culprit and the remedy.
+        status (int): Exit status of a tool: 2 for what was asked for, 1 for what
+            went wrong later. Defaults to 2.
+    """
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(one_line(message))
+        self.status = status
+
+
+class _Report(NamedTuple):
+    message: str
+    status: int
+
+
+def one_line(error: object) -> str:
+    """The text of an error or a message, in one line."""
+    # str() of a KeyError is the repr of its argument.
+    if isinstance(error, KeyError) and len(error.args) == 1:
+        error = error.args[0]
+    return ' '.join(str(error).split())
+
+
+def _report(error: Exception) -> Optional[_Report]:
+    """How to show an error, None for one that needs its traceback."""
+    if isinstance(error, UserError):
+        return _Report(str(error), error.status)
+    if isinstance(error, WiringMismatchError):
+        return _Report(one_line(error), 2)
+    if isinstance(error, OSError) and (
+        isinstance(error, _ENVIRONMENT_ERRORS) or error.errno in _DISK_ERRORS
+    ):
+        # An error in a worker of a data loader comes with the worker's traceback
+        # as its text; the last line is the error.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return _Report(lines[-1], 1)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return _Report(
+            f'{one_line(error).split(". ")[0]}; use smaller batches '
+            '(train_dataloader.batch_size), smaller images, --amp or '
+            'model.backbone.with_cp=True',
+            1,
+        )
+    if isinstance(error, RuntimeError) and any(s in str(error) for s in _PEER_LOST):
+        return _Report(
+            f'another process of this job is gone ({one_line(error)}); '
+            'its own error tells why',
+            1,
+        )
+    return None
+
+
+def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
+    """Make a tool's ``main`` end with one line and an exit status of 1 or 2.
+
+    Errors that are nobody's input keep their traceback, and all do where the
+    environment variable ``MMRLA_DEBUG`` is set.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: object) -> None:
+        try:
+            main(*args)
+        except Exception as error:
+            report = _report(error)
+            if report is None or os.environ.get(DEBUG):
+                raise
+            # The processes of a node mostly fail alike. The launcher stops the
+            # others when the first one is gone: one line is printed, not many.
+            if any(int(os.environ.get(name, 0)) for name in LOCAL_RANK.values()):
+                time.sleep(_DUPLICATE_DELAY)
+            tool = os.path.basename(sys.argv[0])
+            print(f'{tool}: error: {report.message}', file=sys.stderr, flush=True)
+            sys.exit(report.status)
+
+    return wrapper
+
+
+@contextmanager
+def config_errors(config: str) -> Iterator[None]:
+    """Blame a config for what constructors raise while it is being built.
+
+    Args:
+        config (str): Path of the config.
+
+    Raises:
+        UserError: In place of a ValueError, TypeError, KeyError, AssertionError
+            or ImportError.
+    """
+    try:
+        yield
+    except WiringMismatchError:
+        raise
+    except ValueError as error:
+        raise UserError(f'{config}: {error}') from error
+    except (TypeError, KeyError, AssertionError, ImportError) as error:
+        raise UserError(
+            f'{config}: {type(error).__name__}: {one_line(error)} '
+            f'({DEBUG}=1 shows where)'
+        ) from error

@@ -1,0 +1,175 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Tiny data sets, and configs that train on them in seconds."""
+
+import json
+from pathlib import Path
+from typing import List
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).resolve().parents[1]
+SIZE = 64
+
+
+@pytest.fixture(scope='session')
+def tiny_coco(tmp_path_factory):
+    """A COCO data set: rectangles of two colours on noise.
+
+    Returns:
+        Path: The folder, with annotations/{train,val}.json, train/ and val/.
+    """
+    root = tmp_path_factory.mktemp('tiny coco')  # a space, as users have them
+    rng = np.random.default_rng(0)
+    (root / 'annotations').mkdir()
+    for split, count in (('train', 8), ('val', 5)):
+        (root / split).mkdir()
+        images: List[dict] = []
+        annotations: List[dict] = []
+        for i in range(count):
+            image = rng.integers(90, 130, (SIZE, SIZE, 3), dtype=np.uint8)
+            for label, colour in enumerate([(220, 30, 30), (30, 30, 220)], start=1):
+                w, h = (int(v) for v in rng.integers(18, 34, 2))
+                x, y = (int(v) for v in rng.integers(0, SIZE - 34, 2))
+                image[y : y + h, x : x + w] = colour
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=i,
+                        category_id=label,
+                        bbox=[x, y, w, h],
+                        area=w * h,
+                        iscrowd=0,
+                        segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    )
+                )
+            name = f'{i:03d}.png'
+            Image.fromarray(image).save(root / split / name)
+            images.append(dict(id=i, file_name=name, width=SIZE, height=SIZE))
+        content = dict(
+            images=images,
+            annotations=annotations,
+            categories=[dict(id=1, name='red'), dict(id=2, name='blue')],
+        )
+        (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope='session')
+def tiny_folders(tmp_path_factory):
+    """A classification data set of two classes: ROOT/{train,val}/CLASS/*.png."""
+    root = tmp_path_factory.mktemp('tiny folders')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 4), ('val', 3)):
+        for label, base in (('dark', 40), ('light', 200)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(-30, 30, (32, 32, 3))
+                Image.fromarray((base + noise).astype(np.uint8)).save(
+                    folder / f'{i}.png'
+                )
+    return root
+
+
+DETECTOR = """
+_base_ = [
+    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        _delete_=True, type='RLAResNet', depth=50, rla_channels=4, base_channels=8,
+        stem_channels=8, out_indices=(0, 1, 2, 3), norm_eval=True),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16,
+                  anchor_generator=dict(scales=[4])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=16),
+        bbox_head=dict(in_channels=16, fc_out_channels=32, num_classes=2)),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=100, max_per_img=50),
+                   rcnn=dict(sampler=dict(num=32))),
+    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50)))
+data_root = {root!r}
+metainfo = dict(classes=('red', 'blue'))
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=(
+        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+def _loader(split, shuffle):
+    return dict(
+        batch_size=2, num_workers=0, persistent_workers=True,
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        dataset=dict(
+            type='CocoDataset', data_root=data_root, metainfo=metainfo,
+            ann_file=f'annotations/{{split}}.json',
+            data_prefix=dict(img=f'{{split}}/'),
+            test_mode=not shuffle, pipeline=pipeline))
+train_dataloader = _loader('train', True)
+val_dataloader = test_dataloader = _loader('val', False)
+val_evaluator = test_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + '/annotations/val.json')
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4)]
+default_hooks = dict(logger=dict(interval=1),
+                     checkpoint=dict(interval=1, max_keep_ckpts=1))
+randomness = dict(seed=0)
+"""
+
+CLASSIFIER = """
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='RLAResNet', depth=50, rla_channels=4, base_channels=8,
+                  stem_channels=8, return_hidden=True),
+    neck=dict(type='RLANeck', rla_channels=4),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=256 + 4,
+              loss=dict(type='CrossEntropyLoss'), topk=(1,)))
+data_preprocessor = dict(num_classes=2, mean=[127.0] * 3, std=[60.0] * 3)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+def _loader(split, shuffle):
+    return dict(
+        batch_size=2, num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        dataset=dict(type='CustomDataset', data_root={root!r}, data_prefix=split,
+                     pipeline=pipeline))
+train_dataloader = _loader('train', True)
+val_dataloader = test_dataloader = _loader('val', False)
+val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1,))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+auto_scale_lr = dict(base_batch_size=256)
+randomness = dict(seed=0)
+"""
+
+
+def _write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope='session')
+def detector_config(tiny_coco, tmp_path_factory):
+    """A thin Faster R-CNN with an RLA backbone on ``tiny_coco``."""
+    folder = tmp_path_factory.mktemp('configs')
+    return _write(folder, 'detector.py', DETECTOR.format(root=str(tiny_coco)))
+
+
+@pytest.fixture(scope='session')
+def classifier_config(tiny_folders, tmp_path_factory):
+    """A thin RLA-ResNet classifier on ``tiny_folders``."""
+    folder = tmp_path_factory.mktemp('configs')
+    return _write(folder, 'classifier.py', CLASSIFIER.format(root=str(tiny_folders)))

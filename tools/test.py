@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Test a detector or a classifier from an mmdet or mmpretrain config."""
+
+import argparse
+import os.path as osp
+from typing import List, Optional
+
+from mmengine.config import Config
+from mmengine.registry import METRICS
+
+from mmrla.engine import CheckpointFitHook, checks, config
+from mmrla.engine.checkpoint_io import use_safe_loading
+from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.launch import set_up_processes
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options of a test."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='write the predictions to this file'
+    )
+    parser.add_argument(
+        '--show-dir',
+        help='write images with the predictions to this folder; a relative one is '
+        'made in WORK_DIR/TIME/, as mmdet does',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show images with the predictions'
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds to show an image for'
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="use test-time augmentation: the config's, else a horizontal flip",
+    )
+    config.add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config with the options in it, checked as far as nothing is built."""
+    cfg = config.load_config(args.config, args.cfg_options)
+    config.set_work_dir(cfg, args.work_dir)
+    checks.check_complete(
+        cfg, ['model', 'test_dataloader', 'test_cfg', 'test_evaluator']
+    )
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {args.out} does not end with .pkl or .pickle')
+    remedy = 'tools/train.py makes one'
+    checks.check_file(args.checkpoint, 'checkpoint', remedy)
+    config.set_dataloader_defaults(cfg)
+    if args.show or args.show_dir:
+        config.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    checks.check_data(cfg, ['test'])
+    if args.tta:
+        config.set_tta(cfg)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    return cfg
+
+
+@one_line_errors
+def main(argv: Optional[List[str]] = None) -> None:
+    """Test."""
+    args = parse_args(argv)
+    cfg = read_config(args)
+    set_up_processes(cfg, args.launcher, args.local_rank)
+    use_safe_loading()
+
+    runner = config.build_runner(cfg, ['test'])
+    runner.register_hook(CheckpointFitHook(args.checkpoint))
+    if args.out:
+        is_detector = cfg.get('default_scope') == 'mmdet'
+        dump = 'mmdet.DumpDetResults' if is_detector else 'DumpResults'
+        metric = METRICS.build(dict(type=dump, out_file_path=osp.abspath(args.out)))
+        config.use_log_dir(runner, metric)
+        runner.test_evaluator.metrics.append(metric)
+    if args.show_dir:
+        config.show_in_log_dir(runner, args.show_dir)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
