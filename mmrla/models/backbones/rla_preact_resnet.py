@@ -9,7 +9,8 @@ its parameter counts, where they tell, and else by its text:
   counts are the same to their printed digit with a norm over x alone.
 - The projections of the identity read x only (k=16 and k=24 of Table 13 tell).
 - ResNet-110 projects by 1x1 convs, not by zero padding (1.74M for CIFAR-100).
-- No conv has a bias.
+- No conv has a bias. All RLA rows agree with that; the plain ResNet-164, 1.70M
+  in He et al. too, is 1.72M in Table 2, as biases would make it.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
