@@ -20,3 +20,6 @@ model = dict(
     ),
     neck=dict(in_channels=[512, 1024, 2048], num_csp_blocks=1),
 )
+
+# mmdet has 16 here, from which --auto-scale-lr would multiply the rate.
+auto_scale_lr = dict(base_batch_size=256)

@@ -1,0 +1,14 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# Pre-activated ResNet-164 (Table 8).
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='RLAPreActResNet',
+        depth=164,
+        rla_channels=0,
+        out_indices=(2,),
+        norm_eval=False,
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=256),
+)

@@ -1,0 +1,8 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = 'resnet164_cifar.py'
+
+model = dict(
+    backbone=dict(rla_channels=12, integration='v1', return_hidden=True),
+    neck=dict(type='RLANeck', rla_channels=12),
+    head=dict(in_channels=256 + 12),
+)

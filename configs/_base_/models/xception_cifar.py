@@ -1,0 +1,10 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# Thin Xception (Table 9).
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='RLAXception', rla_channels=0, out_indices=(2,), norm_eval=False
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=512),
+)
