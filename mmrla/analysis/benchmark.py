@@ -1,0 +1,291 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Times networks against each other in one process, rounds interleaved.
+
+Machines are shared and noisy: a ratio of two networks timed one after the other
+in each of many rounds says what a single time cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..deploy import switch_to_deploy
+from .networks import build, is_detector
+
+PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+MODES = ('inference', 'train')
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the networks run; the same for all in a comparison.
+
+    Attributes:
+        mode: 'inference' or 'train' (forward, backward and an SGD step).
+        device: 'cpu' or 'cuda'.
+        precision: 'fp32', 'fp16' or 'bf16'; the last two by autocast.
+        channels_last: Memory format of images and weights.
+        compile: Whether ``torch.compile`` wraps the forward pass.
+        deploy: Whether :func:`mmrla.deploy.switch_to_deploy` is applied.
+        batch_size: Images in a batch.
+        shape: Height and width of the images.
+    """
+
+    mode: str = 'inference'
+    device: str = 'cpu'
+    precision: str = 'fp32'
+    channels_last: bool = False
+    compile: bool = False
+    deploy: bool = False
+    batch_size: int = 8
+    shape: Tuple[int, int] = (224, 224)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one network.
+
+    Attributes:
+        name: The network.
+        seconds: Median time of a step.
+        images_per_second: Throughput at the median.
+        ratio: Median of the round by round ratio to the first network.
+        spread: 10th and 90th percentile of that ratio.
+        memory: Bytes: the peak on a GPU; on the CPU, in training, what the
+            forward pass keeps for the backward pass, with the parameters;
+            None for inference on the CPU.
+        memory_ratio: Memory over the first network's.
+        kernels: Operators (CPU) or kernels (GPU) that a step runs.
+    """
+
+    name: str
+    seconds: float
+    images_per_second: float
+    ratio: float
+    spread: Tuple[float, float]
+    memory: Optional[int]
+    memory_ratio: Optional[float]
+    kernels: int
+
+
+@contextlib.contextmanager
+def _kept_bytes(found: Dict[str, int]) -> Iterator[None]:
+    """Counts, each storage once, what autograd saves for the backward pass."""
+    seen: Dict[int, int] = {}
+    alive: List[Tensor] = []  # so that no storage's address is used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+    found['bytes'] = sum(seen.values())
+
+
+def _detection_batch(form: Form, num_classes: int) -> List[Any]:
+    """Ten boxes an image, from a fixed seed, with masks of the boxes."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    generator = np.random.RandomState(0)
+    height, width = form.shape
+    samples = []
+    for _ in range(form.batch_size):
+        corners = generator.uniform(0, 0.6, (10, 2)) * (width, height)
+        sides = generator.uniform(0.1, 0.4, (10, 2)) * (width, height)
+        boxes = np.concatenate((corners, corners + sides), 1).astype(np.float32)
+        masks = np.zeros((10, height, width), np.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
+            mask[y1:y2, x1:x2] = 1
+        instances = InstanceData(
+            bboxes=torch.from_numpy(boxes).to(form.device),
+            labels=torch.arange(10, device=form.device) % num_classes,
+            masks=BitmapMasks(masks, height, width),
+        )
+        meta = dict.fromkeys(
+            ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), form.shape
+        )
+        sample = DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0)))
+        sample.gt_instances = instances
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.zeros(0, 4, device=form.device)
+        )
+        samples.append(sample)
+    return samples
+
+
+def _classification_batch(form: Form) -> List[Any]:
+    from mmpretrain.structures import DataSample
+
+    return [DataSample().set_gt_label(i % 10) for i in range(form.batch_size)]
+
+
+def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
+    """A function that runs one step of a config's network, and the network.
+
+    Args:
+        cfg: The config of a classifier or detector.
+        form: How to run it.
+    """
+    torch.manual_seed(0)
+    model = build(cfg)
+    detector = is_detector(model)
+    if form.deploy:
+        model = switch_to_deploy(model)
+    layout = torch.channels_last if form.channels_last else torch.contiguous_format
+    model = model.to(form.device).to(memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(
+        form.batch_size, 3, *form.shape, generator=torch.Generator().manual_seed(0)
+    )
+    images = images.to(form.device).contiguous(memory_format=layout)
+    classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', 10)
+    samples = (
+        _detection_batch(form, classes) if detector else _classification_batch(form)
+    )
+    dtype = PRECISIONS[form.precision]
+    forward = torch.compile(model) if form.compile else model
+
+    def autocast() -> Any:
+        return torch.autocast(form.device, dtype=dtype, enabled=dtype is not None)
+
+    if form.mode == 'inference':
+        model.eval()
+
+        @torch.no_grad()
+        def step() -> None:
+            with autocast():
+                if detector:
+                    forward(images, samples, mode='predict')
+                else:
+                    forward(images, mode='tensor')
+
+        return step, model
+
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
+
+    def train_step() -> None:
+        with autocast():
+            losses = forward(images, samples, mode='loss')
+        loss, _ = model.parse_losses(losses)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return train_step, model
+
+
+def _memory(step: Callable[[], Any], model: nn.Module, form: Form) -> Optional[int]:
+    if form.device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    if form.mode == 'inference':
+        return None
+    found: Dict[str, int] = {}
+    with _kept_bytes(found):
+        step()
+    return found['bytes']
+
+
+def _kernels(step: Callable[[], Any], form: Form) -> int:
+    """Operators that call no other one (CPU), or kernels (GPU)."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if form.device == 'cuda':
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+    if form.device == 'cuda':
+        from torch.autograd import DeviceType
+
+        return sum(e.device_type == DeviceType.CUDA for e in profile.events())
+    return sum(
+        not e.cpu_children and e.name.startswith(('aten::', 'mkldnn'))
+        for e in profile.events()
+    )
+
+
+def _timed(step: Callable[[], Any], device: str) -> float:
+    """Seconds of one step; on a GPU between two events."""
+    if device == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    start_time = time.perf_counter()
+    step()
+    return time.perf_counter() - start_time
+
+
+def compare(
+    cfgs: Dict[str, Config],
+    form: Form,
+    rounds: int = 20,
+    warmup: int = 3,
+    progress: Callable[[str], None] = lambda line: None,
+) -> List[Timing]:
+    """Time networks against the first of them.
+
+    Args:
+        cfgs: Config of each network by its name.
+        form: How they run.
+        rounds: Rounds; in each every network does one step. Defaults to 20.
+        warmup: Rounds before, not counted. Defaults to 3.
+        progress: Called with a line after each round.
+
+    Returns:
+        One entry a network, in order.
+    """
+    steps: Dict[str, Callable[[], Any]] = {}
+    memory: Dict[str, Optional[int]] = {}
+    kernels: Dict[str, int] = {}
+    for name, cfg in cfgs.items():
+        steps[name], model = make_step(cfg, form)
+        for _ in range(warmup):
+            steps[name]()
+        memory[name] = _memory(steps[name], model, form)
+        # Inside a compiled forward pass there are no operators to count.
+        kernels[name] = _kernels(steps[name], form)
+        progress(f'{name}: ready')
+    times: Dict[str, List[float]] = {name: [] for name in cfgs}
+    names = list(cfgs)
+    for i in range(rounds):
+        # Each in turn begins the round: none is always the one after another.
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            times[name].append(_timed(steps[name], form.device))
+        progress(f'round {i + 1} of {rounds}')
+    first = np.array(times[names[0]])
+    results = []
+    for name in names:
+        own = np.array(times[name])
+        low, middle, high = np.percentile(own / first, (10, 50, 90))
+        kept, base = memory[name], memory[names[0]]
+        results.append(
+            Timing(
+                name=name,
+                seconds=float(np.median(own)),
+                images_per_second=form.batch_size / float(np.median(own)),
+                ratio=float(middle),
+                spread=(float(low), float(high)),
+                memory=kept,
+                memory_ratio=kept / base if kept and base else None,
+                kernels=kernels[name],
+            )
+        )
+    return results

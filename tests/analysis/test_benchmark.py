@@ -1,0 +1,100 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The benchmark compares like with like, and counts what it says it counts."""
+
+import os.path as osp
+import runpy
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrla.analysis import benchmark
+from mmrla.analysis.benchmark import Form, compare, make_step
+
+pytest.importorskip('mmpretrain')
+
+
+def _config(**backbone: Any) -> Config:
+    backbone = dict(
+        dict(type='RLAResNet', depth=50, base_channels=8, rla_channels=4), **backbone
+    )
+    k = backbone['rla_channels']
+    backbone['return_hidden'] = bool(k)
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier',
+                backbone=backbone,
+                neck=dict(type='RLANeck', rla_channels=k),
+                head=dict(type='LinearClsHead', num_classes=10, in_channels=256 + k),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize('mode', benchmark.MODES)
+def test_ratios_are_to_the_first_network(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """With a clock that says 1 s for the first network and 3 s for the other."""
+    order = []
+
+    def timed(step: Any, device: str) -> float:
+        step()
+        order.append(step)
+        return 1.0 if step is order[0] else 3.0
+
+    monkeypatch.setattr(benchmark, '_timed', timed)
+    cfgs = dict(plain=_config(rla_channels=0), rla=_config())
+    form = Form(mode=mode, batch_size=2, shape=(32, 32))
+    first, second = compare(cfgs, form, rounds=4, warmup=1)
+    assert (first.ratio, second.ratio) == (1.0, 3.0)
+    assert (first.images_per_second, second.images_per_second) == (2.0, 2 / 3)
+    assert second.kernels > first.kernels > 100
+    # Interleaved, each in turn first.
+    assert [step is order[0] for step in order] == [True, False, False, True] * 2
+    if mode == 'train':
+        assert second.memory_ratio is not None
+        assert 1 < second.memory_ratio < 2
+    else:
+        assert first.memory is None
+
+
+def test_kept_bytes_counts_each_storage_once() -> None:
+    found: dict = {}
+    x = torch.ones(1000, requires_grad=True)
+    with benchmark._kept_bytes(found):
+        y = x * 2  # keeps nothing
+        z = y * y  # keeps y, twice
+        z.sum().backward()
+    assert found['bytes'] == 4000
+
+
+def test_deployed_form_runs_fewer_operators() -> None:
+    cfgs = dict(rla=_config())
+    plain, deployed = (
+        compare(cfgs, Form(batch_size=1, shape=(32, 32), deploy=d), 1, 1)[0]
+        for d in (False, True)
+    )
+    # At least the 53 norms that follow convs.
+    assert deployed.kernels < plain.kernels - 53
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_train_step_changes_the_weights(precision: str) -> None:
+    step, model = make_step(
+        _config(), Form(mode='train', precision=precision, batch_size=2, shape=(32, 32))
+    )
+    before = model.head.fc.weight.clone()
+    step()
+    assert not torch.equal(before, model.head.fc.weight)
+
+
+def test_the_named_sets_have_configs() -> None:
+    root = osp.join(osp.dirname(__file__), '../..')
+    tool = runpy.run_path(osp.join(root, 'tools/analysis_tools/benchmark.py'))
+    for networks in tool['SETS'].values():
+        for name in networks.values():
+            assert osp.isfile(osp.join(root, 'configs', name)), name

@@ -1,0 +1,196 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Time networks against each other: speed, memory and operators.
+
+Examples:
+    python tools/analysis_tools/benchmark.py --set table14 --mode train
+    python tools/analysis_tools/benchmark.py --set table14 --deploy --channels-last
+    python tools/analysis_tools/benchmark.py CONFIG_A CONFIG_B --shape 800 1333
+"""
+
+import argparse
+import json
+import os.path as osp
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Dict, List
+
+import torch
+from mmengine.config import Config
+
+from mmrla.analysis.benchmark import MODES, PRECISIONS, Form, Timing, compare
+from mmrla.engine.config import load_config
+from mmrla.engine.errors import UserError, one_line_errors
+
+_CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '../../configs')
+
+#: Sets of networks, each with the one that the others are compared with first.
+SETS: Dict[str, Dict[str, str]] = {
+    'table14': {
+        'ResNet-50': 'baselines/resnet50_4xb64_in1k.py',
+        '+SE': 'baselines/se-resnet50_4xb64_in1k.py',
+        '+ECA': 'baselines/eca-resnet50_4xb64_in1k.py',
+        '+RLA': 'rla_resnet/rla-resnet50_4xb64_in1k.py',
+        '+RLA, released': 'rla_resnet/rla-resnet50-released_4xb64_in1k.py',
+        '+ECA+RLA': 'rla_resnet/rla-ecanet50_4xb64_in1k.py',
+    },
+    'eca': {
+        'ECA-ResNet-50': 'baselines/eca-resnet50_4xb64_in1k.py',
+        '+RLA': 'rla_resnet/rla-ecanet50_4xb64_in1k.py',
+        '+RLA, released': 'rla_resnet/rla-ecanet50-released_4xb64_in1k.py',
+    },
+    'mobilenet': {
+        'MobileNetV2': 'baselines/mobilenet-v2_2xb48_in1k.py',
+        '+ECA': 'baselines/eca-mobilenet-v2_2xb48_in1k.py',
+        '+RLA': 'rla_mobilenet_v2/rla-mobilenet-v2_2xb48_in1k.py',
+        '+RLA, released': 'rla_mobilenet_v2/rla-mobilenet-v2-released_2xb48_in1k.py',
+    },
+    'faster-rcnn': {
+        'Faster R-CNN R50': 'faster_rcnn/faster-rcnn_r50_fpn_4xb2-1x_coco.py',
+        '+RLA': 'faster_rcnn/faster-rcnn_rla-r50_fpn_4xb2-1x_coco.py',
+    },
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('configs', nargs='*', help='configs; the first is the base')
+    parser.add_argument('--set', choices=SETS, help='networks of a named set')
+    parser.add_argument('--mode', choices=MODES, default='inference')
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32')
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--compile', action='store_true')
+    parser.add_argument('--deploy', action='store_true', help='mmrla.deploy')
+    parser.add_argument('--batch-size', type=int, default=8)
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'))
+    parser.add_argument('--rounds', type=int, default=20)
+    parser.add_argument('--warmup', type=int, default=3)
+    parser.add_argument('--threads', type=int, help='CPU threads of torch')
+    parser.add_argument('--out', help='folder for benchmark.json and benchmark.png')
+    args = parser.parse_args()
+    if bool(args.configs) == bool(args.set):
+        parser.error('give configs or --set, one of the two')
+    if args.deploy and args.mode == 'train':
+        parser.error('--deploy is for --mode inference')
+    for name in ('batch_size', 'rounds', 'threads'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name.replace("_", "-")} {value} is not positive')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: this machine has no GPU that torch can use')
+    return args
+
+
+def table(results: List[Timing]) -> str:
+    """The results as text."""
+    lines = [
+        f'{"network":24} {"ratio":>6} {"10-90%":>13} {"ms":>8} {"img/s":>8} '
+        f'{"memory":>9} {"ratio":>6} {"kernels":>8}'
+    ]
+    for r in results:
+        memory = '-' if r.memory is None else f'{r.memory / 2**20:.0f} MiB'
+        memory_ratio = '-' if r.memory_ratio is None else f'{r.memory_ratio:.3f}'
+        spread = f'{r.spread[0]:.3f}-{r.spread[1]:.3f}'
+        lines.append(
+            f'{r.name:24} {r.ratio:6.3f} {spread:>13} {r.seconds * 1e3:8.1f} '
+            f'{r.images_per_second:8.1f} {memory:>9} {memory_ratio:>6} {r.kernels:8}'
+        )
+    return '\n'.join(lines)
+
+
+def plot(results: List[Timing], form: Form, path: Path) -> None:
+    """Bars of the ratios with their spread."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.5 * len(results) + 1.6))
+    rows = range(len(results))[::-1]
+    ratios = [r.ratio for r in results]
+    errors = [
+        [max(r.ratio - r.spread[0], 0) for r in results],
+        [max(r.spread[1] - r.ratio, 0) for r in results],
+    ]
+    axes.barh(rows, ratios, xerr=errors, color='0.75', edgecolor='0.2', capsize=3)
+    axes.set_yticks(list(rows), [r.name for r in results])
+    axes.axvline(1, color='0.2', linewidth=1)
+    low = min(0.9, min(r.spread[0] for r in results) - 0.02)
+    axes.set_xlim(low, max(r.spread[1] for r in results) + 0.06)
+    for row, r in zip(rows, results):
+        axes.text(r.spread[1] + 0.008, row, f'{r.ratio:.3f}', va='center')
+    axes.set_xlabel(f'time of a step, relative to {results[0].name}')
+    options = [form.mode, form.device, form.precision, f'batch {form.batch_size}']
+    options += [
+        name for name in ('channels_last', 'compile', 'deploy') if getattr(form, name)
+    ]
+    axes.set_title(', '.join(options), fontsize=10)
+    for side in ('top', 'right'):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+@one_line_errors
+def main() -> None:
+    """Run the comparison that the command line describes."""
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    files = (
+        {name: osp.join(_CONFIGS, file) for name, file in SETS[args.set].items()}
+        if args.set
+        else {osp.splitext(osp.basename(file))[0]: file for file in args.configs}
+    )
+    cfgs: Dict[str, Config] = {name: load_config(f) for name, f in files.items()}
+    scopes = {cfg.get('default_scope') for cfg in cfgs.values()}
+    if len(scopes) > 1:
+        raise UserError('classifiers and detectors cannot be compared in one run')
+    shape = args.shape or ((800, 1333) if scopes == {'mmdet'} else (224, 224))
+    form = Form(
+        mode=args.mode,
+        device=args.device,
+        precision=args.precision,
+        channels_last=args.channels_last,
+        compile=args.compile,
+        deploy=args.deploy,
+        batch_size=args.batch_size,
+        shape=tuple(shape),
+    )
+    tty = sys.stderr.isatty()
+
+    def progress(line: str) -> None:
+        print(f'\r{line:40}' if tty else line, end='' if tty else '\n', file=sys.stderr)
+
+    results = compare(cfgs, form, args.rounds, args.warmup, progress)
+    if tty:
+        print(file=sys.stderr)
+    print(table(results))
+    if args.out:
+        folder = Path(args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = dict(
+            form=asdict(form),
+            rounds=args.rounds,
+            torch=torch.__version__,
+            threads=torch.get_num_threads(),
+            machine=torch.cuda.get_device_name()
+            if form.device == 'cuda'
+            else platform.machine(),
+            results=[asdict(r) for r in results],
+        )
+        (folder / 'benchmark.json').write_text(json.dumps(record, indent=2) + '\n')
+        plot(results, form, folder / 'benchmark.png')
+        print(f'written: {folder / "benchmark.json"}, {folder / "benchmark.png"}')
+
+
+if __name__ == '__main__':
+    main()
