@@ -22,15 +22,15 @@ class WiringMismatchError(ValueError):
 
 def encode(wiring: str) -> Tensor:
     """``wiring`` as a uint8 tensor of fixed length, ASCII padded with zeros."""
-    code = wiring.encode("ascii")
+    code = wiring.encode('ascii')
     if len(code) > _LENGTH:
-        raise ValueError(f"wiring {wiring!r} is longer than {_LENGTH} characters")
-    return torch.tensor(list(code.ljust(_LENGTH, b"\0")), dtype=torch.uint8)
+        raise ValueError(f'wiring {wiring!r} is longer than {_LENGTH} characters')
+    return torch.tensor(list(code.ljust(_LENGTH, b'\0')), dtype=torch.uint8)
 
 
 def decode(code: Tensor) -> str:
     """The inverse of :func:`encode`."""
-    return bytes(code.tolist()).rstrip(b"\0").decode("ascii")
+    return bytes(code.tolist()).rstrip(b'\0').decode('ascii')
 
 
 class WiringRecord(nn.Module):
@@ -46,7 +46,7 @@ class WiringRecord(nn.Module):
 
     def __init__(self, wiring: str, remedy: str) -> None:
         super().__init__()
-        self.register_buffer("wiring", encode(wiring))
+        self.register_buffer('wiring', encode(wiring))
         self._wiring, self._remedy = wiring, remedy
 
     def _load_from_state_dict(
@@ -59,15 +59,15 @@ class WiringRecord(nn.Module):
         unexpected_keys: List[str],
         error_msgs: List[str],
     ) -> None:
-        code = state_dict.get(f"{prefix}wiring")
+        code = state_dict.get(f'{prefix}wiring')
         if code is not None:
             found, own = decode(code), self._wiring
             if found != own:
                 # Raised, not appended to error_msgs: mmengine only warns of
                 # those when strict is False.
                 raise WiringMismatchError(
-                    f"{prefix.rstrip('.') or 'network'}: the checkpoint was made "
-                    f"with {found}, this network has {own}; "
+                    f'{prefix.rstrip(".") or "network"}: the checkpoint was made '
+                    f'with {found}, this network has {own}; '
                     + self._remedy.format(found=found)
                 )
         super()._load_from_state_dict(

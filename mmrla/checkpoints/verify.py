@@ -1,0 +1,165 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Whether a checkpoint computes what it should: outputs and statistics."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from .files import CheckpointError
+
+#: What is said of a norm that has its initial statistics.
+UNTRAINED = 'has never seen data (mean 0, variance 1)'
+
+#: Of the stage outputs a golden file has every eighth channel.
+FEATURE_STEP = 8
+
+
+@dataclass
+class Report:
+    """What :func:`verify` found.
+
+    Attributes:
+        outputs: What the network computes: the scores of the classes under the
+            network's name, stage outputs under ``NAME:feat0`` to ``NAME:feat3``.
+        differences: max |difference| / max |golden| of each golden output.
+        suspicious: (tensor or layer, what looks wrong).
+    """
+
+    outputs: Dict[str, np.ndarray]
+    differences: Dict[str, float] = field(default_factory=dict)
+    suspicious: List[Tuple[str, str]] = field(default_factory=list)
+
+
+def example_input(shape: Sequence[int]) -> Tensor:
+    """The fixed input: standard normal numbers of NumPy's generator, seed 0."""
+    values = np.random.RandomState(0).standard_normal(tuple(shape))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def build(checkpoint: Mapping[str, Any], cfg: Optional[Config] = None) -> nn.Module:
+    """The network of a checkpoint, with its weights, in eval mode.
+
+    Every stage's output is returned by its backbone.
+
+    Args:
+        checkpoint: The object in a checkpoint.
+        cfg: Its config; by default the text that the checkpoint carries.
+
+    Raises:
+        CheckpointError: If there is no config, or the weights do not fit.
+    """
+    if cfg is None:
+        text = (checkpoint.get('meta') or {}).get('cfg')
+        if not isinstance(text, str):
+            raise CheckpointError('the checkpoint carries no config; name it: --config')
+        cfg = Config.fromstring(text, '.py')
+    backbone = cfg.model.backbone
+    if backbone.get('return_hidden'):
+        last = backbone.get('out_indices', (3,))[-1]
+        backbone.out_indices = tuple(range(last + 1))
+    backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        model = MODELS.build(cfg.model)
+    try:
+        model.load_state_dict(checkpoint['state_dict'], strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f'the weights do not fit the config: {error}') from error
+    return model.eval()
+
+
+def verify(
+    model: nn.Module,
+    name: str,
+    inputs: Tensor,
+    golden: Optional[Mapping[str, np.ndarray]] = None,
+) -> Report:
+    """Run a network and look at what it computes.
+
+    Args:
+        model: A classifier of mmpretrain or a detector of mmdet, in eval mode.
+        name: Its name in the golden file.
+        inputs: Images (N, C, H, W), normalised.
+        golden: Outputs to compare with, by name.
+
+    Returns:
+        The report. Layers whose outputs have NaN or infinity or are all zero, and
+        weights that have, are suspicious, and norms that have seen no data.
+    """
+    report = Report(outputs={})
+    hooks = [
+        module.register_forward_hook(_watch(report, layer))
+        for layer, module in model.named_modules()
+        if not list(module.children())
+    ]
+    with torch.no_grad():
+        features = model.backbone(inputs)
+        if hasattr(model, 'head') and model.head is not None:
+            pooled = model.neck(features) if model.neck is not None else features
+            report.outputs[name] = model.head(pooled).numpy()
+    for hook in hooks:
+        hook.remove()
+    hidden = int(getattr(model.backbone, 'return_hidden', False))
+    for i, feature in enumerate(features[: len(features) - hidden]):
+        report.outputs[f'{name}:feat{i}'] = feature[:, ::FEATURE_STEP].numpy()
+    report.suspicious += suspicious_weights(model.state_dict())
+    for key, expected in (golden or {}).items():
+        if key in report.outputs:
+            report.differences[key] = _difference(report.outputs[key], expected)
+    return report
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        raise CheckpointError(
+            f'outputs {found.shape} and golden outputs {expected.shape} differ in shape'
+        )
+    largest = np.abs(expected).max()
+    return float(np.abs(found - expected).max() / largest)
+
+
+def _watch(report: Report, layer: str) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            problem = _problem(output)
+            if problem:
+                report.suspicious.append((layer, f'output {problem}'))
+
+    return hook
+
+
+def _problem(value: Tensor) -> Optional[str]:
+    if not torch.isfinite(value).all():
+        return 'has NaN or infinity'
+    return None if value.any() else 'is all zero'
+
+
+def suspicious_weights(weights: Mapping[str, Tensor]) -> List[Tuple[str, str]]:
+    """Weights that look wrong, and why.
+
+    Args:
+        weights: A state dict.
+    """
+    found = []
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            continue
+        stem = name.rpartition('.')[0]
+        problem = _problem(value)
+        if problem and not (problem == 'is all zero' and _may_be_zero(name)):
+            found.append((name, problem))
+        elif name.endswith('.running_var'):
+            if (value < 0).any():
+                found.append((name, 'has negative values'))
+            elif (value == 1).all() and not weights[f'{stem}.running_mean'].any():
+                found.append((stem, UNTRAINED))
+    return found
+
+
+def _may_be_zero(name: str) -> bool:
+    """Whether zeros are no sign of a fault: biases and means begin with them."""
+    return name.endswith(('.bias', '.running_mean'))

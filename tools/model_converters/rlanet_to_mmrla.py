@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Convert a checkpoint of the released RLANet code, or a plain ResNet, to mmrla.
+
+Reads the published .pth.tar and .pth files and others of the released code, and
+writes a checkpoint that the matching config loads. With --from-resnet it reads a
+ResNet of torchvision, mmpretrain or mmdet and writes an RLA-ResNet that computes the
+same: what reads the hidden state starts with zeros, C1, C3 and BN_t as in training
+from scratch.
+"""
+
+import argparse
+from pathlib import Path
+from typing import List, Optional
+
+from mmrla.checkpoints.arch import NAMES
+from mmrla.checkpoints.convert import TASKS, Converted, convert
+from mmrla.checkpoints.files import save_file
+from mmrla.engine.errors import one_line_errors
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options of a conversion."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument(
+        'dst', help='checkpoint to write; an existing one is replaced at the end'
+    )
+    parser.add_argument(
+        '--arch',
+        metavar='NAME',
+        help=f"the network's name in the released code: {NAMES}; by default what the "
+        'file says, else what its names and shapes are',
+    )
+    parser.add_argument(
+        '--task',
+        choices=TASKS,
+        default='auto',
+        help='classification or detection file; auto (default) goes by the names',
+    )
+    parser.add_argument(
+        '--from-resnet',
+        action='store_true',
+        help='the file has a plain ResNet or ResNeXt to start from; --arch is the '
+        'network to make, by default the RLA-ResNet of the paper',
+    )
+    parser.add_argument(
+        '--save-config',
+        metavar='FILE.py',
+        help='write the config that the checkpoint carries to this file too',
+    )
+    return parser.parse_args(argv)
+
+
+def describe(converted: Converted) -> List[str]:
+    """What was recognised, in lines."""
+    arch, meta = converted.arch, converted.checkpoint['meta']
+    network = (
+        f'{converted.detector} with {arch.name}' if converted.detector else arch.name
+    )
+    wiring = ', '.join(f'{key}={value!r}' for key, value in arch.wiring.items())
+    lines = [
+        f'network:   {network} ({converted.arch_from})',
+        f'wiring:    {wiring or "none, a plain network"}',
+        f'config:    configs/{converted.config}'
+        if converted.config
+        else 'config:    none in configs/; the checkpoint carries it (--save-config)',
+    ]
+    if converted.published:
+        lines.append(
+            f'published: {converted.published.describe()}, for the file '
+            f'{converted.published.name}'
+        )
+    lines.append(f'source:    sha256 {meta["source"]["sha256"]}')
+    return lines + [f'note:      {note}' for note in converted.notes]
+
+
+@one_line_errors
+def main(argv: Optional[List[str]] = None) -> None:
+    """Convert."""
+    args = parse_args(argv)
+    converted = convert(args.src, args.arch, args.task, args.from_resnet)
+    print('\n'.join(describe(converted)))
+    save_file(converted.checkpoint, args.dst)
+    weights = converted.checkpoint['state_dict']
+    print(f'written:   {args.dst} ({len(weights)} tensors)')
+    if args.save_config:
+        Path(args.save_config).write_text(converted.checkpoint['meta']['cfg'])
+        print(f'written:   {args.save_config}')
+
+
+if __name__ == '__main__':
+    main()
