@@ -1,0 +1,284 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""From a config to a network, its input and its counts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..engine.checks import check_complete
+from ..engine.config import leaf_datasets, type_name
+from ..engine.errors import UserError, config_errors, one_line
+from ..models.backbones.base import RLABackbone
+from .complexity import Complexity, Cost, measure
+
+#: Where a classifier joins the last hidden state.
+AFTER = 'after the stages'
+
+
+@dataclass(frozen=True)
+class Share:
+    """The RLA part of a stage: what the plain network does not have.
+
+    Attributes:
+        where: The stage's name, or :data:`AFTER`.
+        unit: Parameters and cost of the RLA unit; after the stages, of norm
+            and activation of the last state.
+        reading: Parameters and cost of reading the hidden state: further
+            channels of convs, norms and the classifier.
+    """
+
+    where: str
+    unit: Tuple[int, Cost]
+    reading: Tuple[int, Cost]
+
+    @property
+    def unit_name(self) -> str:
+        """What ``unit`` is."""
+        return 'norm of h' if self.where == AFTER else 'RLA unit'
+
+    @property
+    def total(self) -> Tuple[int, Cost]:
+        """Parameters and cost of both."""
+        return self.unit[0] + self.reading[0], self.unit[1] + self.reading[1]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Counts of a config's network.
+
+    Attributes:
+        shape: Height and width of the network's input, padding included.
+        complexity: Parameters and cost.
+        parts: Names of the modules to report, in order.
+        proposals: RoIs of a two-stage detector, None for other networks.
+        shares: The RLA part by stage; empty for a network without one.
+    """
+
+    shape: Tuple[int, int]
+    complexity: Complexity
+    parts: List[str]
+    proposals: Optional[int]
+    shares: List[Share]
+
+
+def input_shape(cfg: Config) -> Tuple[int, int]:
+    """Height and width of the images that a config tests with.
+
+    The last crop or resize of the test pipeline decides; 224x224 without one.
+    A detector's ``scale`` is a (long, short) side: the image is landscape.
+
+    Args:
+        cfg: The config of an experiment.
+    """
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    for _, dataset in leaf_datasets(loader.get('dataset'), 'dataset'):
+        # CIFAR's images are neither cropped nor resized.
+        side = 32 if type_name(dataset).startswith('CIFAR') else 224
+        size: Union[int, Sequence[int]] = side
+        for transform in dataset.get('pipeline') or ():
+            kind = type_name(transform)
+            if kind == 'CenterCrop':
+                size = transform['crop_size']
+            elif kind == 'Resize' and transform.get('scale'):
+                scale = transform['scale']
+                size = scale if isinstance(scale, int) else scale[::-1]
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return 224, 224
+
+
+def build(cfg: Config, model_cfg: Optional[ConfigDict] = None) -> nn.Module:
+    """The network of a config, in eval mode, without its pretrained weights.
+
+    Args:
+        cfg: The config of an experiment.
+        model_cfg: What to build, ``cfg.model`` by default.
+
+    Raises:
+        UserError: If it cannot be built; the message names the config.
+    """
+    scope = cfg.get('default_scope') or 'mmengine'
+    with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(copy.deepcopy(model_cfg or cfg.model))
+    # SyncBN needs a GPU and a process group.
+    return revert_sync_batchnorm(model).eval()
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether a network is one of mmdet's detectors."""
+    # By name: mmdet takes seconds to import and may not be there.
+    return any(base.__name__ == 'BaseDetector' for base in type(model).__mro__)
+
+
+def _padded(model: nn.Module, shape: Tuple[int, int]) -> Tuple[int, int]:
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    divisor = getattr(preprocessor, 'pad_size_divisor', 1) or 1
+    height, width = (-(-side // divisor) * divisor for side in shape)
+    return height, width
+
+
+def _data_samples(shape: Tuple[int, int]) -> List[Any]:
+    from mmdet.structures import DetDataSample
+
+    meta = dict.fromkeys(
+        ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape
+    )
+    return [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0)))]
+
+
+def _fix_proposals(model: Any, shape: Tuple[int, int]) -> Optional[int]:
+    """Let a two-stage detector see as many proposals as it tests with.
+
+    How many an untrained RPN finds is chance, and the RoI head's cost is
+    proportional to it.
+    """
+    rpn_cfg = (getattr(model, 'test_cfg', None) or {}).get('rpn')
+    if not getattr(model, 'with_rpn', False) or not rpn_cfg:
+        return None
+    number: int = rpn_cfg['max_per_img']
+    rpn_head = model.rpn_head
+
+    def predict(
+        x: Tuple[Tensor, ...], batch_data_samples: list, rescale: bool = False
+    ) -> List[InstanceData]:
+        rpn_head(x)
+        box = x[0].new_tensor([0, 0, shape[1], shape[0]])
+        return [InstanceData(bboxes=box.repeat(number, 1))]
+
+    rpn_head.predict = predict
+    return number
+
+
+def _parts(model: nn.Module) -> List[str]:
+    """Top-level modules, the backbone's own ones in its place."""
+    parts = []
+    for name, child in model.named_children():
+        if name == 'backbone':
+            parts += [f'backbone.{inner}' for inner, _ in child.named_children()]
+        else:
+            parts.append(name)
+    return parts
+
+
+def _images(cfg: Config, shape: Tuple[int, int], device: str) -> Tensor:
+    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
+    return torch.zeros(1, channels, *shape, device=device)
+
+
+def _run(
+    cfg: Config, model: nn.Module, shape: Tuple[int, int], device: str
+) -> Complexity:
+    args = [_data_samples(shape)] if is_detector(model) else []
+    return measure(model.to(device), _images(cfg, shape, device), *args)
+
+
+def _run_anywhere(
+    cfg: Config, shape: Tuple[int, int], proposals: Optional[int]
+) -> Complexity:
+    """Count on the meta device; on the CPU a network that looks at values."""
+    if proposals is None:
+        try:
+            return _run(cfg, build(cfg), shape, 'meta')
+        except Exception:
+            pass  # an error of the network comes again
+    model = build(cfg)
+    _fix_proposals(model, shape)
+    try:
+        return _run(cfg, model, shape, 'cpu')
+    except Exception as error:
+        raise UserError(
+            f'{cfg.filename}: no forward pass with an image of '
+            f'{shape[0]}x{shape[1]}: {type(error).__name__}: {one_line(error)}'
+        ) from error
+
+
+def _plain_config(model_cfg: ConfigDict, rla_channels: int) -> ConfigDict:
+    """The same network without RLA."""
+    plain = copy.deepcopy(model_cfg)
+    plain.backbone.update(rla_channels=0, return_hidden=False)
+    neck: Any = plain.get('neck') or {}
+    if type_name(neck) == 'RLANeck':
+        neck.rla_channels = 0
+        if not neck.get('out_channels'):
+            plain.head.in_channels -= rla_channels
+    return plain
+
+
+def _shares(cfg: Config, model: Any, shape: Tuple[int, int]) -> List[Share]:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, RLABackbone) or not backbone.rla_channels:
+        return []
+    plain_cfg = _plain_config(cfg.model, backbone.rla_channels)
+    if is_detector(model):
+        # The rest of a detector is the same, and slow.
+        images = _images(cfg, shape, 'meta')
+        ours = measure(backbone.to('meta'), images)
+        plain = measure(build(cfg, plain_cfg.backbone).to('meta'), images)
+        prefix = ''
+    else:
+        ours = _run(cfg, model, shape, 'meta')
+        plain = _run(cfg, build(cfg, plain_cfg), shape, 'meta')
+        prefix = 'backbone.'
+
+    def more(name: str) -> Tuple[int, Cost]:
+        (params, cost), (plain_params, plain_cost) = ours.of(name), plain.of(name)
+        return params - plain_params, cost - plain_cost
+
+    shares = []
+    names = [prefix + name for name in backbone.stage_names]
+    units = [f'{name}.rla' for name in names]
+    wholes = [more(name) for name in names]
+    if not prefix:
+        names = [f'backbone.{name}' for name in names]
+    else:
+        names.append(AFTER)
+        units.append('neck.hidden')
+        everything = more('')
+        wholes.append(
+            (
+                everything[0] - sum(params for params, _ in wholes),
+                everything[1] - sum((cost for _, cost in wholes), Cost()),
+            )
+        )
+    for name, unit_name, (params, cost) in zip(names, units, wholes):
+        unit = ours.of(unit_name)
+        shares.append(Share(name, unit, (params - unit[0], cost - unit[1])))
+    return shares
+
+
+def count(cfg: Config, shape: Tuple[int, int]) -> Complexity:
+    """Parameters and cost of a config's classifier, without running it.
+
+    Args:
+        cfg: The config of an experiment.
+        shape: Height and width of the input.
+    """
+    return _run(cfg, build(cfg), shape, 'meta')
+
+
+def analyse(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Analysis:
+    """Parameters and cost of a config's network by part, RLA's by stage.
+
+    Args:
+        cfg: The config of an experiment, a classifier's or a detector's.
+        shape: Height and width of the images; as the config tests by default.
+
+    Raises:
+        UserError: If the config has no model, or its network cannot be built
+            or does not take such images.
+    """
+    check_complete(cfg, ['model'])
+    model = build(cfg)
+    shape = _padded(model, shape or input_shape(cfg))
+    proposals = _fix_proposals(model, shape)
+    complexity = _run_anywhere(cfg, shape, proposals)
+    shares = _shares(cfg, model, shape)
+    return Analysis(shape, complexity, _parts(model), proposals, shares)
