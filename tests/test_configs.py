@@ -1,0 +1,448 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Every config: its recipe, its network, a training step and a prediction.
+
+Configs are found by themselves. A config's name says its GPUs, batch and
+epochs; the rest of its recipe is in ``RECIPES``, its network in ``expected``.
+"""
+
+import copy
+import fnmatch
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.config import utils as config_utils
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import nn
+
+import mmrla  # noqa: F401  (registers the models)
+from mmrla.models import CBAM, ECALayer, RLAUnit, SELayer
+from mmrla.models.rla import INTEGRATIONS
+
+ROOT = Path(__file__).parents[1] / 'configs'
+CONFIGS = sorted(
+    str(path.relative_to(ROOT))
+    for path in ROOT.glob('*/*.py')
+    if path.parent.name != '_base_'
+)
+
+
+class Recipe(NamedTuple):
+    """Values of facts that a config's name does not tell.
+
+    Attributes:
+        optimizer: Type of the optimizer.
+        lr: Its learning rate.
+        weight_decay: Its weight decay.
+        lr_at: Learning rate, relative to ``lr``, at the start of epochs
+            (from 0).
+        warmup: Iterations of warm-up, if not epochs.
+        nesterov: Whether momentum is Nesterov's.
+    """
+
+    optimizer: str
+    lr: float
+    weight_decay: float
+    lr_at: Dict[int, float]
+    warmup: int = 0
+    nesterov: bool = False
+
+
+STEPS_1X = {1: 1, 7: 1, 8: 0.1, 10: 0.1, 11: 0.01}
+RECIPES = {
+    '*_4xb64_in1k': Recipe(
+        'SGD',
+        0.1,
+        1e-4,
+        {0: 1, 29: 1, 30: 0.1, 60: 1e-2, 89: 1e-2, 90: 1e-3, 119: 1e-3},
+    ),
+    '*_2xb48_in1k': Recipe('SGD', 0.045, 4e-5, {0: 1, 1: 0.98, 399: 0.98**399}),
+    '*_4xb64-coslr-200e_in1k': Recipe(
+        'SGD', 0.1, 1e-4, {0: 0.25, 5: 1, 5 + 195 // 3: 0.75}
+    ),
+    '*-rsb-a1-600e_in1k': Recipe('Lamb', 0.005, 0.01, {0: 1e-4, 5: 1}),
+    '*-rsb-a2-300e_in1k': Recipe('Lamb', 0.005, 0.02, {0: 1e-4, 5: 1}),
+    '*-rsb-a3-100e_in1k': Recipe('Lamb', 0.008, 0.02, {0: 1e-4, 5: 1}),
+    '*_1xb128_cifar*': Recipe(
+        'SGD', 0.1, 1e-4, {0: 1, 149: 1, 150: 0.1, 224: 0.1, 225: 0.01}, nesterov=True
+    ),
+    '*_4xb2-1x_coco': Recipe('SGD', 0.01, 1e-4, STEPS_1X, warmup=500),
+    'fcos_*_8xb2-1x_coco': Recipe('SGD', 0.01, 1e-4, STEPS_1X, warmup=500),
+    'atss_*_8xb2-1x_coco': Recipe('SGD', 0.01, 1e-4, STEPS_1X, warmup=500),
+    'rtmdet_*_8xb32-300e_coco': Recipe(
+        'AdamW', 0.004, 0.05, {2: 1, 150: 1, 200: 0.7625}, warmup=1000
+    ),
+    'deformable-detr_*_16xb2-50e_coco': Recipe(
+        'AdamW', 2e-4, 1e-4, {0: 1, 39: 1, 40: 0.1}
+    ),
+}
+EPOCHS = {'4xb64': 120, '2xb48': 400, '1xb128': 300}
+
+# One training step and prediction of these, and of the first config in every
+# folder without one, belongs to the fast part of the tests.
+FAST_STEPS = (
+    'faster_rcnn/faster-rcnn_rla-r50_fpn_*',
+    'mask_rcnn/mask-rcnn_rla-r50_fpn_*',
+    'retinanet/retinanet_rla-r50_fpn_*',
+    'rla_resnet/rla-resnet50_4xb64_in1k*',
+    'rla_mobilenet_v2/rla-eca-mobilenet-v2-released_*',
+    'ablations/rla-resnet50-convlstm_*',
+    'baselines/eca-mobilenet-v2_*',
+    'cifar/rla-xception_*_cifar100*',
+    'cifar/densenet-bc100-shared-lag_*_cifar10.*',
+    'more_detectors/cascade-rcnn_*',
+)
+
+ATTENTION = {'se': SELayer, 'cbam': CBAM, 'eca': ECALayer}
+ABLATIONS: Dict[str, Dict[str, Any]] = {
+    **{name: dict(integration=name) for name in INTEGRATIONS},
+    'released': dict(integration='v3'),
+    'unshared': dict(shared=False),
+    'no-exchange': dict(exchange=False),
+    'convlstm': dict(cell='convlstm'),
+    'convgru': dict(cell='convgru'),
+    'post-act': dict(cell='post-act'),
+}
+
+
+def _is_fast(name: str) -> bool:
+    if any(fnmatch.fnmatch(name, pattern) for pattern in FAST_STEPS):
+        return True
+    folder = name.split('/')[0]
+    return name == next(n for n in CONFIGS if n.startswith(f'{folder}/')) and not any(
+        pattern.startswith(f'{folder}/') for pattern in FAST_STEPS
+    )
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem
+
+
+# MMEngine parses all metafiles of mmdet or mmpretrain for each `mmdet::` base.
+_load_metafile = functools.cache(config_utils.load)
+
+
+@functools.cache
+def read(name: str) -> Config:
+    """A config as it is; not to be changed."""
+    with mock.patch.object(config_utils, 'load', _load_metafile):
+        return Config.fromfile(ROOT / name)
+
+
+def load(name: str) -> Config:
+    """A config whose networks need no pretrained weights."""
+    cfg = copy.deepcopy(read(name))
+    cfg.model.backbone.init_cfg = None
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return cfg
+
+
+def build(cfg: Config) -> BaseModel:
+    if cfg.default_scope == 'mmdet':
+        import mmdet.models  # noqa: F401
+    else:
+        import mmpretrain.models  # noqa: F401
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def layout(name: str) -> Tuple[int, int, int]:
+    """GPUs, images each and epochs, as the name says."""
+    found = re.search(r'_(\d+)xb(\d+)(?:-[a-z0-9-]*?(\d+)(e|x))?_', _stem(name))
+    assert found, f'{name} does not say GPUs and images as in 4xb64'
+    gpus, images = int(found[1]), int(found[2])
+    if found[3]:
+        return gpus, images, int(found[3]) * (12 if found[4] == 'x' else 1)
+    return gpus, images, EPOCHS[f'{gpus}xb{images}']
+
+
+@functools.cache
+def learning_rates(schedulers: str, lr: float, epochs: int) -> List[float]:
+    """Learning rate at the start of every epoch."""
+    cfgs = json.loads(schedulers)
+    per_iter = any(not cfg.get('by_epoch', True) for cfg in cfgs)
+    epoch_length = 600 if per_iter else 4
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    built = []
+    for cfg in cfgs:
+        cfg.pop('_scope_', None)
+        if cfg.pop('convert_to_iter_based', False):
+            cls = PARAM_SCHEDULERS.get(cfg.pop('type'))
+            built.append(
+                cls.build_iter_from_epoch(
+                    optimizer=optimizer, epoch_length=epoch_length, **cfg
+                )
+            )
+        else:
+            built.append(PARAM_SCHEDULERS.build(dict(cfg, optimizer=optimizer)))
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for _ in range(epoch_length):
+            for scheduler in built:
+                if not scheduler.by_epoch:
+                    scheduler.step()
+        for scheduler in built:
+            if scheduler.by_epoch:
+                scheduler.step()
+    return rates
+
+
+def recipe_of(name: str) -> Optional[Recipe]:
+    found = [r for p, r in RECIPES.items() if fnmatch.fnmatch(_stem(name), p)]
+    assert len(found) <= 1, f'{name} has more than one recipe'
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_recipe(name: str) -> None:
+    cfg = read(name)
+    gpus, images, epochs = layout(name)
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.auto_scale_lr.base_batch_size == gpus * images
+    assert cfg.train_cfg.max_epochs == epochs
+    assert cfg.custom_imports.imports[0] == 'mmrla'
+
+    recipe = recipe_of(name)
+    if recipe is None:  # the demo's own
+        assert name.startswith('demo/'), f'{name} has no recipe'
+        return
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.type == recipe.optimizer
+    assert optimizer.lr == recipe.lr
+    assert optimizer.weight_decay == recipe.weight_decay
+    assert optimizer.get('nesterov', False) == recipe.nesterov
+    if recipe.optimizer == 'SGD':
+        assert optimizer.momentum == 0.9
+
+    schedulers = cfg.param_scheduler
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    text = json.dumps([dict(s) for s in schedulers])
+    rates = learning_rates(text, recipe.lr, epochs)
+    for epoch, factor in recipe.lr_at.items():
+        assert rates[epoch] == pytest.approx(recipe.lr * factor, rel=2e-2), epoch
+    warmup = [s for s in schedulers if not s.get('by_epoch', True)]
+    assert sum(s.end for s in warmup) == recipe.warmup
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if '_in1k' in n])
+def test_imagenet_data(name: str) -> None:
+    cfg = read(name)
+    train, val = (
+        {t.type: t for t in loader.dataset.pipeline}
+        for loader in (cfg.train_dataloader, cfg.val_dataloader)
+    )
+    assert train['RandomResizedCrop'].scale == 224
+    assert train['RandomFlip'].prob == 0.5
+    assert val['ResizeEdge'].scale == (236 if '-rsb-' in name else 256)
+    assert val['CenterCrop'].crop_size == 224
+    head = cfg.model.head
+    loss = head.get('loss', dict(type='CrossEntropyLoss'))
+    assert head.num_classes == 1000
+    if '-coslr-200e' in name:
+        assert loss.type == 'LabelSmoothLoss'
+        assert loss.label_smooth_val == 0.1
+        assert cfg.model.train_cfg.augments == dict(type='Mixup', alpha=0.2)
+    elif '-rsb-' not in name:
+        assert loss.type == 'CrossEntropyLoss'
+        assert 'train_cfg' not in cfg.model
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if '_cifar' in n])
+def test_cifar_data(name: str) -> None:
+    cfg = read(name)
+    classes = int(name.split('cifar')[-1].split('.')[0])
+    assert cfg.model.head.num_classes == classes
+    assert cfg.data_preprocessor.num_classes == classes
+    train, val, test = (
+        cfg[f'{part}_dataloader'].dataset for part in ('train', 'val', 'test')
+    )
+    for fold in (train, val):
+        assert fold.type == 'KFoldDataset'
+        assert (fold.num_splits, fold.fold, fold.seed) == (10, 0, 0)
+        assert fold.dataset.type == f'CIFAR{classes}Folders'
+        assert fold.dataset.split == 'train'
+    assert not train.get('test_mode')
+    assert val.test_mode
+    assert test.type == f'CIFAR{classes}Folders'
+    assert test.split == 'test'
+    assert [t.type for t in train.dataset.pipeline][:2] == ['RandomCrop', 'RandomFlip']
+    assert train.dataset.pipeline[0].padding == 4
+    assert [t.type for t in val.dataset.pipeline] == ['PackInputs']
+    assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if '_4xb2-1x_coco' in n])
+def test_coco_data(name: str) -> None:
+    cfg = read(name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        resize = next(t for t in loader.dataset.pipeline if t.type == 'Resize')
+        assert resize.scale == (1333, 800)
+        assert resize.keep_ratio
+    assert cfg.model.backbone.init_cfg.type == 'Pretrained'
+    checkpoint = cfg.model.backbone.init_cfg.checkpoint
+    if checkpoint.startswith('torchvision://'):
+        depth = cfg.model.backbone.depth
+        assert checkpoint == f'torchvision://resnet{depth}'
+        return
+    # The file is named as the config that trains it, of the same backbone.
+    assert cfg.model.backbone.init_cfg.prefix == 'backbone.'
+    trained = next(ROOT.glob(f'*/{Path(checkpoint).stem}.py'))
+    source = read(str(trained.relative_to(ROOT))).model.backbone
+    for key in ('type', 'depth', 'attention', 'integration'):
+        default = 'v1' if key == 'integration' else None
+        assert cfg.model.backbone.get(key, default) == source.get(key, default)
+
+
+@pytest.fixture
+def no_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building large networks takes long because weights are drawn twice."""
+    for name in ('kaiming_uniform_', 'uniform_', 'normal_', 'trunc_normal_'):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
+def words(name: str) -> List[str]:
+    """The parts of the network's name: rla, resnet50, no-exchange ..."""
+    stem = re.split(r'_\d+xb', _stem(name))[0]
+    stem = stem.replace('ecanet', 'eca-resnet').replace('mobilenet-v2', 'mobilenet')
+    if name.split('/')[0] in (*DETECTORS, 'more_detectors'):
+        stem = stem.split('_')[1]
+    for ablation in ABLATIONS:
+        stem = re.sub(f'-{ablation}$', f' {ablation}', stem)
+    head, *tail = stem.split(' ')
+    return head.split('-') + tail
+
+
+DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')
+
+
+@pytest.mark.usefixtures('no_init')
+@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith('demo/')])
+def test_network(name: str) -> None:
+    model = build(load(name))
+    backbone = model.backbone
+    parts = words(name)
+    units = [m for m in backbone.modules() if isinstance(m, RLAUnit)]
+    is_mobile = 'mobilenet' in parts
+
+    # RLA and its wiring: the paper's, but for what the name says.
+    is_wide = any(part.startswith('channels') for part in parts)
+    assert bool(units) == ('rla' in parts and not is_wide)
+    if units:
+        want: Dict[str, Any] = dict(
+            integration='v1', cell='conv', shared=True, exchange=True
+        )
+        if not (is_mobile and 'released' in parts):
+            want.update(*(ABLATIONS[part] for part in parts if part in ABLATIONS))
+        for key, value in want.items():
+            assert getattr(backbone, key) == value, key
+        for unit in units:
+            assert unit.integration is INTEGRATIONS[want['integration']]
+        is_classifier = hasattr(model, 'head')
+        assert backbone.return_hidden == is_classifier
+    if is_mobile and units:
+        cores = {id(unit.recurrent_module(0)) for unit in units}
+        assert len(cores) == (1 if 'released' in parts else 5)
+
+    # Attention: one module for each block, of the kind that the name says.
+    kinds = [cls for key, cls in ATTENTION.items() if key in parts]
+    found = [m for m in backbone.modules() if isinstance(m, tuple(ATTENTION.values()))]
+    assert {type(m) for m in found} == set(kinds)
+    depth = re.search(r'(?:resnet|resnext|r)(50|101|152)', '-'.join(parts))
+    if depth:
+        blocks = {50: 16, 101: 33, 152: 50}[int(depth[1])]
+        assert backbone.depth == int(depth[1])
+        assert len(found) in (0, blocks)
+
+    # What is frozen.
+    model.train()
+    if hasattr(model, 'head'):
+        assert all(p.requires_grad for p in model.parameters())
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        assert norms
+        assert all(m.training for m in norms)
+    else:
+        assert backbone.frozen_stages == 1
+        stem = backbone.conv1, backbone.bn1, backbone.layer1
+        assert not any(p.requires_grad for m in stem for p in m.parameters())
+        assert any(p.requires_grad for p in backbone.layer2.parameters())
+        for m in backbone.modules():
+            assert not (isinstance(m, _BatchNorm) and m.training)
+
+
+def images_of(cfg: Config, model: BaseModel) -> dict:
+    """A batch of two images with labels, as a data loader gives it."""
+    if cfg.default_scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+
+        with_mask = getattr(model, 'with_mask', False)
+        size = 64 if 'demo' not in str(cfg.filename) else 160
+        return demo_mm_inputs(
+            2, [(3, size, size)] * 2, num_items=[2, 3], with_mask=with_mask
+        )
+    from mmpretrain.structures import DataSample
+
+    size = 32 if 'cifar' in Path(cfg.filename).name else 64
+    torch.manual_seed(0)
+    return dict(
+        inputs=torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(i) for i in range(2)],
+    )
+
+
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=() if _is_fast(n) else pytest.mark.slow) for n in CONFIGS],
+)
+def test_step_and_prediction(name: str) -> None:
+    cfg = load(name)
+    torch.manual_seed(0)
+    model = build(cfg)
+    model.init_weights()
+    model.train()
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    batch = images_of(cfg, model)
+
+    data = model.data_preprocessor(dict(batch), training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    assert torch.isfinite(loss)
+    loss.backward()
+    # DDP runs with find_unused_parameters=False.
+    unused = [
+        key
+        for key, param in model.backbone.named_parameters()
+        if param.requires_grad and param.grad is None
+    ]
+    assert not unused
+    before = {
+        key: param.detach().clone()
+        for key, param in model.backbone.named_parameters()
+        if param.requires_grad
+    }
+    optim_wrapper.step()
+    after = dict(model.backbone.named_parameters())
+    assert any(not torch.equal(after[key], value) for key, value in before.items())
+
+    model.eval()
+    with torch.no_grad():
+        results = model.val_step(batch)
+    assert len(results) == 2
+    for result in results:
+        if cfg.default_scope == 'mmdet':
+            assert result.pred_instances.bboxes.shape[1] == 4
+            assert torch.isfinite(result.pred_instances.scores).all()
+        else:
+            assert result.pred_score.shape == (cfg.model.head.num_classes,)
+            assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)
