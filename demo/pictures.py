@@ -1,0 +1,240 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The demo's pictures: training curves, and predictions beside the ground truth."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import cv2
+import matplotlib
+
+matplotlib.use('Agg')  # no display is needed, or asked for
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+__all__ = ['Curves', 'draw_curves', 'draw_predictions']
+
+# Matplotlib's palette for ten categories, navy in the place of its grey, which
+# would not stand out from what is greyed here.
+COLOURS = list(plt.get_cmap('tab10').colors)  # type: ignore[attr-defined]
+COLOURS[7] = (0.10, 0.14, 0.49)
+BOX_COLOUR, MASK_COLOUR = COLOURS[0], COLOURS[1]
+
+
+class Curves(NamedTuple):
+    """What a training has logged.
+
+    Attributes:
+        loss: Total loss by iteration.
+        box_ap: Box AP, in [0, 1], by epoch.
+        mask_ap: Mask AP, in [0, 1], by epoch.
+    """
+
+    loss: Dict[int, float]
+    box_ap: Dict[int, float]
+    mask_ap: Dict[int, float]
+
+
+def _smooth(values: Sequence[float], window: int) -> np.ndarray:
+    """Mean over a centred window, which narrows towards both ends."""
+    series = np.asarray(values, dtype=float)
+    half = window // 2
+    return np.array(
+        [
+            series[max(i - reach, 0) : i + reach + 1].mean()
+            for i in range(len(series))
+            for reach in [min(half, i, len(series) - 1 - i)]
+        ]
+    )
+
+
+def draw_curves(curves: Curves, path: Path) -> None:
+    """Draws the loss against iterations and AP against epochs.
+
+    Args:
+        curves: What was logged.
+        path: PNG file to write.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 4.2), layout='constrained', dpi=120
+    )
+    iterations, losses = list(curves.loss), list(curves.loss.values())
+    left.plot(iterations, losses, color=BOX_COLOUR, alpha=0.3, lw=1, label='logged')
+    left.plot(iterations, _smooth(losses, 9), color=BOX_COLOUR, lw=2, label='smoothed')
+    left.set(title='Training loss', xlabel='iteration', ylabel='loss')
+    left.set_ylim(bottom=0)
+    for name, series, colour in [
+        ('box AP', curves.box_ap, BOX_COLOUR),
+        ('mask AP', curves.mask_ap, MASK_COLOUR),
+    ]:
+        epochs, values = list(series), list(series.values())
+        right.plot(epochs, values, 'o-', color=colour, lw=2, ms=5, label=name)
+        if values:
+            right.annotate(
+                f'{values[-1]:.3f}',
+                (epochs[-1], values[-1]),
+                textcoords='offset points',
+                xytext=(0, 8),
+                ha='center',
+                color=colour,
+            )
+    right.set(title='COCO AP on the validation scenes', xlabel='epoch', ylabel='AP')
+    right.set_ylim(0, 1)
+    right.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.legend(frameon=False, loc='upper right' if axes is left else 'lower right')
+    figure.savefig(path)
+    plt.close(figure)
+
+
+class _Object(NamedTuple):
+    label: int
+    text: str
+    box: Tuple[float, float, float, float]
+    mask: np.ndarray
+
+
+def _draw_objects(
+    axes: Axes, image: np.ndarray, objects: List[_Object], title: str
+) -> None:
+    """Draws an image with boxes, masks and labels.
+
+    Args:
+        axes: Where to draw.
+        image: RGB image, uint8 of shape (H, W, 3).
+        objects: What to draw; boxes are (x, y, width, height) in pixels.
+        title: Heading.
+    """
+    height, width = image.shape[:2]
+    # Greyed, so that the masks' colours tell the classes, not the digits' own.
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 255
+    canvas = 0.55 * grey + 0.35 * image / 255 + 0.05
+    for item in objects:
+        canvas[item.mask] = 0.35 * canvas[item.mask] + 0.65 * np.array(
+            COLOURS[item.label]
+        )
+    axes.imshow(canvas.clip(0, 1), interpolation='nearest')
+    for item in objects:
+        x, y, box_width, box_height = item.box
+        colour = COLOURS[item.label]
+        axes.add_patch(
+            Rectangle(
+                (x - 0.5, y - 0.5), box_width, box_height, fill=False, ec=colour, lw=1.5
+            )
+        )
+        above = y > 10
+        axes.text(
+            x - 0.5,
+            y - 1 if above else y + box_height,
+            item.text,
+            color='white',
+            fontsize=8,
+            va='bottom' if above else 'top',
+            bbox=dict(boxstyle='square,pad=0.15', fc=colour, ec='none'),
+        )
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axes.set_title(title, fontsize=10)
+    axes.axis('off')
+
+
+def _load_scenes(
+    data_dir: Path, predictions: Path, count: int, min_score: float
+) -> List[Tuple[str, np.ndarray, List[_Object], List[_Object]]]:
+    """File name, image, ground truth and predictions of the first scenes."""
+    from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(data_dir / 'annotations' / 'instances_val.json'))
+    names = {c['id']: c['name'] for c in coco.dataset['categories']}
+    with predictions.open('rb') as file:
+        found: Dict[int, Any] = {
+            p['img_id']: p['pred_instances'] for p in pickle.load(file)
+        }
+    scenes = []
+    for image_id in sorted(found)[:count]:
+        name = coco.imgs[image_id]['file_name']
+        image = cv2.imread(str(data_dir / 'val' / name))[..., ::-1]
+        truth = [
+            _Object(
+                label=int(names[a['category_id']]),
+                text=names[a['category_id']],
+                box=tuple(a['bbox']),
+                mask=coco.annToMask(a).astype(bool),
+            )
+            for a in coco.imgToAnns[image_id]
+        ]
+        instances = found[image_id]
+        guesses = [
+            _Object(
+                label=int(label),
+                text=f'{int(label)}  {score:.2f}',
+                box=(x1, y1, x2 - x1, y2 - y1),
+                mask=coco_mask.decode(rle).astype(bool),
+            )
+            for label, score, (x1, y1, x2, y2), rle in zip(
+                instances['labels'],
+                instances['scores'].tolist(),
+                instances['bboxes'].tolist(),
+                instances['masks'],
+            )
+            if score >= min_score
+        ]
+        scenes.append((name, image, truth, guesses))
+    return scenes
+
+
+def draw_predictions(
+    data_dir: Path,
+    predictions: Path,
+    out_dir: Path,
+    count: int = 12,
+    min_score: float = 0.5,
+) -> List[Path]:
+    """Draws validation scenes, the predictions beside the ground truth.
+
+    Args:
+        data_dir: Folder of the data set.
+        predictions: What ``tools/test.py --out`` has written.
+        out_dir: Folder for the PNG files, made if it is not there.
+        count: Number of scenes. Defaults to 12.
+        min_score: Least score of a prediction that is drawn. Defaults to 0.5.
+
+    Returns:
+        The files: ``overview.png`` with up to six scenes, then one for each scene.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    scenes = _load_scenes(data_dir, predictions, count, min_score)
+    paths = [out_dir / 'overview.png']
+    shown = scenes[:6]
+    rows = -(-len(shown) // 2)
+    figure, grid = plt.subplots(
+        rows, 4, figsize=(13, 3.45 * rows), layout='constrained', dpi=110, squeeze=False
+    )
+    for axes in grid.flat[2 * len(shown) :]:
+        axes.axis('off')
+    for index, (_, image, truth, guesses) in enumerate(shown):
+        pair = grid.flat[2 * index : 2 * index + 2]
+        _draw_objects(pair[0], image, truth, 'ground truth')
+        _draw_objects(pair[1], image, guesses, 'prediction')
+    figure.savefig(paths[0])
+    plt.close(figure)
+    for name, image, truth, guesses in scenes:
+        paths.append(out_dir / f'{Path(name).stem}.png')
+        figure, pair = plt.subplots(
+            1, 2, figsize=(9, 4.8), layout='constrained', dpi=110
+        )
+        _draw_objects(pair[0], image, truth, 'ground truth')
+        _draw_objects(pair[1], image, guesses, 'prediction')
+        figure.savefig(paths[-1])
+        plt.close(figure)
+    return paths
