@@ -134,12 +134,14 @@ print(os.path.join(sysconfig.get_path("include"), "Python.h"))'
     printf '%s\n' "$fallback"
 }
 
-# What is there is only thrown away where it can be had again.
+# What is there is only thrown away where it can be had again. torchvision is small
+# and comes from where torch comes from.
 registry_answers() {
     local probe status=0
     probe=$(mktemp -d)
     "$1" -m venv "$probe/venv" && "$probe/venv/bin/python" -m pip download --no-deps \
-        --no-cache-dir --retries 1 --timeout 20 -d "$probe" wheel || status=$?
+        --no-cache-dir --retries 1 --timeout 20 -d "$probe" -c requirements.txt \
+        torchvision || status=$?
     rm -rf "$probe"
     return "$status"
 }
@@ -165,7 +167,7 @@ install_mmcv() {
         -c requirements.txt --only-binary mmcv --find-links "$page" "mmcv==$MMCV"; then
         return
     fi
-    if "${PIP[@]}" cache list "mmcv-$MMCV" 2>/dev/null | grep -q "mmcv-$MMCV"; then
+    if [[ $("${PIP[@]}" cache list "mmcv-$MMCV" 2>/dev/null) == *"mmcv-$MMCV-"* ]]; then
         say "  mmcv's wheel site is out of reach; pip's cache has the wheel built before"
     else
         command -v "${CXX:-c++}" >/dev/null || fail "mmcv has to be compiled and there is" \
@@ -184,7 +186,7 @@ install_mmcv() {
 install() {
     step "pip, torch, torchvision" "${PIP[@]}" install -c requirements.txt \
         -r requirements/build.txt || return
-    if ! "${PIP[@]}" show mmcv 2>/dev/null | grep -qx "Version: $MMCV"; then
+    if [[ $("${PIP[@]}" show mmcv 2>/dev/null) != *"Version: $MMCV"$'\n'* ]]; then
         install_mmcv || return
     fi
     step "mmdet, mmpretrain and the tools of demo, tests and lint" "${PIP[@]}" install \
