@@ -10,7 +10,6 @@ pooling and kernel area + 1 for one of a global average pooling.
 
 import argparse
 import json
-import logging
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmrla.analysis.complexity import DECIMAL_UNITS, PAPER_UNITS, Cost
@@ -167,8 +166,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Count."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    # What upstream's constructors have to say is no part of the answer.
-    logging.disable(logging.WARNING)
     shape = (args.shape[0], args.shape[-1]) if args.shape else None
     analysis = analyse(cfg, shape)
     if args.format == 'json':

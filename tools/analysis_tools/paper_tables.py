@@ -8,7 +8,6 @@ row that the authors measured is off.
 
 import argparse
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -222,7 +221,6 @@ FORMATS = {'text': to_text, 'markdown': to_markdown, 'json': to_json}
 def main(argv: Optional[List[str]] = None) -> None:
     """Rebuild."""
     args = parse_args(argv)
-    logging.disable(logging.WARNING)
     tables = [t for t in TABLES if args.table is None or t.number in args.table]
     results = rebuild(CONFIGS, tables)
     page = FORMATS[args.format](results) + '\n'

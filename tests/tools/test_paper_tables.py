@@ -1,0 +1,181 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The paper's params and FLOPs columns, rebuilt from the configs."""
+
+import functools
+import json
+from dataclasses import replace
+
+import mmengine.config.config as config_module
+import mmengine.config.utils as config_utils
+import pytest
+from mmengine.utils import is_installed
+from torch import nn
+
+from mmrla.analysis import paper
+from mmrla.analysis.complexity import DECIMAL_UNITS, PAPER_UNITS
+from mmrla.analysis.paper import TABLES, Row, Table, figure, rebuild
+from mmrla.engine.errors import UserError
+
+from .conftest import REPO, call, error_line, load_tool
+
+TOOL = 'analysis_tools/paper_tables'
+CONFIGS = REPO / 'configs'
+
+
+@pytest.fixture(scope='module')
+def results():
+    """All tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        # For each `mmpretrain::` base MMEngine reads all metafiles again (85
+        # files) and asks pkg_resources for the package.
+        cache = functools.lru_cache(maxsize=None)
+        patch.setattr(config_utils, 'load', cache(config_utils.load))
+        patch.setattr(config_module, 'is_installed', cache(is_installed))
+        # What weights start with is no matter for counting.
+        patch.setattr(nn.init, 'kaiming_uniform_', lambda weight, *args, **kw: weight)
+        yield rebuild(CONFIGS)
+
+
+def test_the_tables_are_the_papers():
+    assert [table.number for table in TABLES] == [2, 3, 6, 11, 13, 15]
+    assert [len(table.rows) for table in TABLES] == [12, 34, 12, 13, 4, 6]
+
+
+def test_every_row_agrees(results):
+    verdicts = {
+        (number, result.row.model, result.row.config): result.verdict
+        for number, rows in results.items()
+        for result in rows
+        if result.verdict != 'agrees'
+    }
+    cited = [key for key, verdict in verdicts.items() if verdict == 'cited']
+    assert [config for _, _, config in cited] == [None] * 10
+    others = {key[2]: v for key, v in verdicts.items() if v != 'cited'}
+    assert others == {
+        'baselines/eca-resnet152_4xb64_in1k.py': 'rounded twice',
+        'baselines/se-mobilenet-v2_2xb48_in1k.py': 'unknown',
+    }
+
+
+def test_counts_behind_the_figures(results):
+    exact = {
+        result.row.config: (result.params.exact, result.flops.exact)
+        for result in results[3]
+        if result.row.config
+    }
+    resnet50 = exact['baselines/resnet50_4xb64_in1k.py']
+    assert resnet50 == (25_557_032, 4_089_184_256 + 2 * 11_113_984 + 2048 * 50)
+    assert exact['rla_resnet/rla-resnet50-released_4xb64_in1k.py'][0] == 25_870_696
+
+
+def test_cifar_has_parameters_only(results):
+    for rows in results.values():
+        for result in rows:
+            if result.row.data != 'ImageNet':
+                assert result.flops.ours is None
+                assert abs(result.params.relative) <= 0.015
+
+
+def test_the_page_in_the_documentation_is_current(results):
+    page = load_tool(TOOL).to_markdown(results) + '\n'
+    written = (REPO / 'docs' / 'paper_tables.md').read_text(encoding='utf-8')
+    assert written == page, (
+        'make it again: python tools/analysis_tools/paper_tables.py '
+        '--format markdown --out docs/paper_tables.md'
+    )
+
+
+def test_text_and_json_have_every_row(results):
+    tool = load_tool(TOOL)
+    text = tool.to_text(results)
+    tables = json.loads(tool.to_json(results))['tables']
+    for table, rebuilt in zip(TABLES, tables):
+        assert f'Table {table.number}: {table.title}' in text
+        assert rebuilt['table'] == table.number
+        for row, entry in zip(table.rows, rebuilt['rows']):
+            assert row.model in text
+            assert entry['model'] == row.model
+            assert entry['params']['paper'] == row.params
+            assert entry['flops']['paper'] == row.flops
+            assert (entry['params']['exact'] is None) == (row.config is None)
+    row = tables[1]['rows'][15]
+    assert row['config'] == 'baselines/eca-resnet152_4xb64_in1k.py'
+    assert row['params']['difference'] == -0.01
+    assert 'CIFAR networks' in text
+    assert 'cannot be rebuilt' in text
+
+
+def test_no_link_of_the_page_is_dead():
+    page = (REPO / 'docs' / 'paper_tables.md').read_text(encoding='utf-8')
+    links = [part.partition(')')[0] for part in page.split('](')[1:]]
+    assert len(links) > 60
+    assert all((REPO / 'docs' / link).is_file() for link in links)
+
+
+THIN = 'baselines/mobilenet-v2_2xb48_in1k.py'
+
+
+@pytest.mark.parametrize(
+    'params, flops, verdict, status',
+    [
+        ('3.34M', '299.6M', 'agrees', 0),
+        ('3.35M', '299.6M', 'OFF', 1),
+        ('3.34M', '299.7M', 'OFF', 1),
+    ],
+)
+def test_the_status_tells_of_a_row_that_is_off(
+    monkeypatch, capsys, tmp_path, params, flops, verdict, status
+):
+    row = Row('MobileNetV2', THIN, params, flops)
+    # The tool has the tables from the module when it is loaded.
+    monkeypatch.setattr(paper, 'TABLES', (Table(3, 'ImageNet', [row]),))
+    out = tmp_path / 'tables.json'
+    args = '--format', 'json', '--out', out
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            call(TOOL, *args)
+        assert ended.value.code == status
+        assert 'Table 3, MobileNetV2' in capsys.readouterr().err
+    else:
+        call(TOOL, *args)
+    (entry,) = json.loads(out.read_text())['tables'][0]['rows']
+    assert entry['verdict'] == verdict
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_bad_arguments(capsys, tmp_path):
+    status, line = error_line(capsys, TOOL, '--table', 4)
+    assert status == 2
+    assert '4' in line
+    status, line = error_line(
+        capsys, TOOL, '--table', 13, '--out', tmp_path / 'no folder' / 'page.md'
+    )
+    assert status == 1
+    assert 'no folder' in line
+    row = replace(TABLES[4].rows[0], config='cifar/missing.py')
+    with pytest.raises(UserError, match='missing.py does not exist'):
+        rebuild(CONFIGS, [Table(13, 'k', [row])])
+
+
+def test_differences_are_those_of_printed_figures():
+    one = figure('24.37M', 25_557_032, PAPER_UNITS)
+    assert (one.ours, one.difference) == ('24.37M', 0)
+    one = figure('24.36M', 25_557_032, PAPER_UNITS)
+    assert (one.ours, one.difference) == ('24.37M', 0.01)
+    one = figure('3.83G', 4_111_514_624, PAPER_UNITS)
+    assert (one.ours, one.difference) == ('3.83G', 0)
+    added = figure('+0.02M', 36_192, DECIMAL_UNITS, whole=1.74)
+    assert (added.ours, added.difference) == ('+0.04M', 0.02)
+    assert added.relative == pytest.approx((0.036192 - 0.02) / 1.74)
+
+
+def test_a_count_that_is_rounded_twice_is_told_from_one_that_is_off():
+    def agreement(paper_figure, count):
+        return paper._agreement(figure(paper_figure, count, PAPER_UNITS))
+
+    # 57.40457: 57.405, 57.41
+    assert agreement('57.40M', 60_193_064) == 'agrees'
+    assert agreement('57.41M', 60_193_064) == 'rounded twice'
+    assert agreement('57.42M', 60_193_064) == 'OFF'
+    # 57.40433: 57.404, 57.40
+    assert agreement('57.41M', 60_192_808) == 'OFF'
