@@ -82,9 +82,13 @@ def test_text(capsys, classifier_config):
     call(TOOL, classifier_config, '--shape', 224)
     text = capsys.readouterr().out
     result = counts(capsys, classifier_config, '--shape', 224)
-    assert 'input:      1 x 3 x 224 x 224' in text
+    assert 'image:      224 x 224' in text
     assert f'parameters: {result["total"]["params"]:,}' in text
-    assert f'{result["total"]["paper_flops"] / 2**20:.1f}M FLOPs' in text
+    total = result['total']
+    assert (
+        f'{total["params"] / 2**20:.2f}M, {total["paper_flops"] / 2**20:.1f}M' in text
+    )
+    assert 'FLOPs (10^6)' in text
     for words in 'backbone.layer3', 'reading of h', 'RLA in total', 'norm of h':
         assert words in text
 

@@ -95,16 +95,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> List[str]:
     ]
 
 
-def _cells(params: int, cost: Cost) -> Tuple[str, str, str, str]:
+def _cells(params: int, cost: Cost, unit: str) -> Tuple[str, str, str, str]:
     return (
         f'{params:,}',
-        f'{cost.macs / DECIMAL_UNITS["G"]:.3f}',
+        f'{cost.macs / DECIMAL_UNITS[unit]:.3f}',
         f'{params / PAPER_UNITS["M"]:.3f}',
-        f'{cost.paper_flops / PAPER_UNITS["G"]:.3f}',
+        f'{cost.paper_flops / PAPER_UNITS[unit]:.3f}',
     )
 
 
-_HEAD = ('parameters', 'FLOPs (10^9)', 'params (2^20)', 'FLOPs (2^30)')
+#: Columns, by the unit of FLOPs.
+_HEADS = {
+    'M': ('parameters', 'FLOPs (10^6)', 'params (2^20)', 'FLOPs (2^20)'),
+    'G': ('parameters', 'FLOPs (10^9)', 'params (2^20)', 'FLOPs (2^30)'),
+}
 
 
 def to_text(config: str, analysis: Analysis) -> str:
@@ -113,37 +117,33 @@ def to_text(config: str, analysis: Analysis) -> str:
     params, cost = complexity.of()
     height, width = analysis.shape
     # As the paper prints ResNets and MobileNetV2.
-    large = cost.paper_flops >= PAPER_UNITS['G']
-    flops = (
-        f'{cost.paper_flops / PAPER_UNITS["G"]:.2f}G'
-        if large
-        else f'{cost.paper_flops / PAPER_UNITS["M"]:.1f}M'
-    )
-    lines = [f'config:     {config}', f'input:      1 x 3 x {height} x {width}']
+    unit = 'G' if cost.paper_flops >= PAPER_UNITS['G'] else 'M'
+    flops = f'{cost.paper_flops / PAPER_UNITS[unit]:.{2 if unit == "G" else 1}f}{unit}'
+    lines = [f'config:     {config}', f'image:      {height} x {width}']
     if analysis.proposals is not None:
         lines.append(f'proposals:  {analysis.proposals} from the RPN')
     lines += [
         f'parameters: {params:,}',
-        f'FLOPs:      {cost.macs:,} multiply-adds; '
-        f"{cost.paper_flops:,} by the paper's rule",
-        f'paper:      {params / PAPER_UNITS["M"]:.2f}M parameters, {flops} FLOPs',
+        f'FLOPs:      {cost.macs:,} (multiply-adds)',
+        f'paper:      {params / PAPER_UNITS["M"]:.2f}M, {flops} '
+        f'({cost.paper_flops:,} by the rule of its ImageNet tables)',
         '',
     ]
     parts = [(name, *complexity.of(name)) for name in analysis.parts]
     rows: List[Tuple[str, ...]] = [
-        (name, *_cells(params, cost))
+        (name, *_cells(params, cost, unit))
         for name, params, cost in [*parts, ('total', params, cost)]
         if params or cost != Cost()
     ]
-    lines += _table(('part', *_HEAD), rows)
+    lines += _table(('part', *_HEADS[unit]), rows)
     if analysis.shares:
         rows, sums = [], (0, Cost())
         for share in analysis.shares:
-            rows.append((share.where, *_cells(*share.total)))
-            rows.append((f'  {share.unit_name}', *_cells(*share.unit)))
-            rows.append(('  reading of h', *_cells(*share.reading)))
+            rows.append((share.where, *_cells(*share.total, unit)))
+            rows.append((f'  {share.unit_name}', *_cells(*share.unit, unit)))
+            rows.append(('  reading of h', *_cells(*share.reading, unit)))
             sums = sums[0] + share.total[0], sums[1] + share.total[1]
-        rows.append(('RLA in total', *_cells(*sums)))
+        rows.append(('RLA in total', *_cells(*sums, unit)))
         shares = (
             sums[0] / params,
             sums[1].macs / cost.macs,
@@ -151,7 +151,7 @@ def to_text(config: str, analysis: Analysis) -> str:
             sums[1].paper_flops / cost.paper_flops,
         )
         rows.append(('of the network', *(f'{part:.2%}' for part in shares)))
-        lines += ['', *_table(('RLA part', *_HEAD), rows)]
+        lines += ['', *_table(('RLA part', *_HEADS[unit]), rows)]
     if complexity.uncounted:
         lines += [
             '',
