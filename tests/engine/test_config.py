@@ -1,0 +1,147 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+
+from mmrla.engine import config
+from mmrla.engine.checks import check_data
+from mmrla.engine.errors import UserError
+
+
+def leaf(**kwargs):
+    return dict(dict(type='CocoDataset', ann_file='a.json'), **kwargs)
+
+
+WRAPPED = {
+    'repeated': (dict(type='RepeatDataset', dataset=leaf()), ['d.dataset']),
+    'balanced': (dict(type='ClassBalancedDataset', dataset=leaf()), ['d.dataset']),
+    'concatenated': (
+        dict(type='ConcatDataset', datasets=[leaf(), leaf()]),
+        ['d.datasets.0', 'd.datasets.1'],
+    ),
+    'deep': (
+        dict(
+            type='RepeatDataset',
+            dataset=dict(type='ConcatDataset', datasets=[leaf()]),
+        ),
+        ['d.dataset.datasets.0'],
+    ),
+    'plain': (leaf(), ['d']),
+}
+
+
+@pytest.mark.parametrize('dataset, keys', WRAPPED.values(), ids=list(WRAPPED))
+def test_datasets_are_found_in_wrappers(dataset, keys):
+    assert [key for key, _ in config.leaf_datasets(dataset, 'd')] == keys
+
+
+@pytest.mark.parametrize('name', ['repeated', 'balanced', 'concatenated', 'deep'])
+def test_missing_files_are_found_in_wrappers(name, tmp_path):
+    dataset, keys = WRAPPED[name]
+    cfg = Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=dataset)))
+    key = keys[0].replace('d.', 'train_dataloader.dataset.', 1)
+    with pytest.raises(UserError, match=f'a.json does not .* {key}.ann_file=FILE'):
+        check_data(cfg, ['train'])
+
+
+def test_datasets_that_download_themselves_are_not_asked_for():
+    dataset = dict(type='CIFAR10', data_root='nowhere', split='train')
+    cfg = Config(
+        dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))
+    )
+    check_data(cfg, ['train'])
+    cfg.train_dataloader.dataset.download = False
+    with pytest.raises(UserError, match='data root nowhere'):
+        check_data(cfg, ['train'])
+
+
+def test_remote_files_are_not_asked_for():
+    dataset = leaf(data_root='s3://bucket/', data_prefix=dict(img='train/'))
+    cfg = Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=dataset)))
+    check_data(cfg, ['train'])
+
+
+@pytest.mark.parametrize(
+    'scope, workers, collate, persistent',
+    [
+        ('mmdet', 2, None, None),
+        ('mmdet', 0, None, False),
+        ('mmpretrain', 2, dict(type='default_collate'), True),
+        ('mmpretrain', 0, dict(type='default_collate'), False),
+    ],
+)
+def test_dataloaders_get_what_their_library_needs(scope, workers, collate, persistent):
+    loader = dict(num_workers=workers)
+    cfg = Config(dict(default_scope=scope, val_dataloader=loader))
+    config.set_dataloader_defaults(cfg)
+    assert cfg.val_dataloader.get('collate_fn') == collate
+    assert cfg.val_dataloader.get('persistent_workers') == persistent
+    assert 'train_dataloader' not in cfg
+
+
+def test_dataloaders_keep_what_they_have():
+    loader = dict(num_workers=2, collate_fn='mine', persistent_workers=False)
+    cfg = Config(dict(default_scope='mmpretrain', train_dataloader=dict(loader)))
+    config.set_dataloader_defaults(cfg)
+    assert {k: cfg.train_dataloader[k] for k in loader} == loader
+
+
+def test_amp(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
+    config.set_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    cfg.optim_wrapper.loss_scale = 512.0
+    config.set_amp(cfg)
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+@pytest.mark.parametrize('given', [dict(base_batch_size=8), dict(enable=False)])
+def test_auto_scale_lr_with_and_without_the_keys(given, tmp_path):
+    path = tmp_path / 'a.py'
+    path.write_text(f'auto_scale_lr = {given}')
+    cfg = config.load_config(str(path))
+    if 'base_batch_size' not in given:
+        with pytest.raises(UserError, match='a.py does not say for which batch size'):
+            config.set_auto_scale_lr(cfg)
+    else:
+        config.set_auto_scale_lr(cfg)
+        assert cfg.auto_scale_lr.enable
+
+
+SAFE = 'mmrla.SafeCheckpointHook'
+
+
+@pytest.mark.parametrize(
+    'hooks, kind',
+    [
+        (None, SAFE),
+        (dict(timer=dict(type='IterTimerHook')), SAFE),
+        (dict(checkpoint=dict(type='CheckpointHook', interval=5)), SAFE),
+        (dict(checkpoint=dict(type='mmengine.CheckpointHook')), SAFE),
+        (dict(checkpoint=dict(type=CheckpointHook)), SAFE),
+        (dict(checkpoint=dict(interval=5)), SAFE),
+        (dict(checkpoint=dict(type='MyHook')), 'MyHook'),
+        (dict(checkpoint=None), None),
+    ],
+)
+def test_checkpoints_are_made_safe(hooks, kind):
+    cfg = Config({} if hooks is None else dict(default_hooks=hooks))
+    config.set_safe_checkpoints(cfg)
+    hook = cfg.default_hooks.checkpoint
+    assert (hook and hook.type) == kind
+
+
+def test_work_dir_of_option_config_and_name(tmp_path):
+    for given, own, expected in (
+        ('a', 'b', 'a'),
+        (None, 'b', 'b'),
+        (None, None, './work_dirs/name'),
+    ):
+        path = tmp_path / 'name.py'
+        path.write_text(f'work_dir = {own!r}')
+        cfg = config.load_config(str(path))
+        config.set_work_dir(cfg, given)
+        assert cfg.work_dir == expected

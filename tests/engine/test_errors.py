@@ -1,0 +1,96 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+import errno
+from typing import List
+
+import pytest
+import torch
+
+from mmrla.checkpoints.wiring import WiringMismatchError
+from mmrla.engine import errors
+from mmrla.engine.errors import UserError, config_errors, one_line, one_line_errors
+
+
+def fail_with(error):
+    @one_line_errors
+    def main():
+        raise error
+
+    return main
+
+
+SHOWN = {
+    'input': (UserError('a is\n b'), 2, 'a is b'),
+    'later': (UserError('full', status=1), 1, 'full'),
+    'wiring': (WiringMismatchError('made with v3'), 2, 'made with v3'),
+    'missing file': (FileNotFoundError(2, 'No such file', 'a.jpg'), 1, "'a.jpg'"),
+    'disk': (OSError(errno.ENOSPC, 'No space left on device'), 1, 'No space left'),
+    'worker': (
+        FileNotFoundError('Caught in a worker.\n  line\nNo such file: b.jpg'),
+        1,
+        'error: No such file: b.jpg',
+    ),
+    'memory': (
+        torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to'),
+        1,
+        'CUDA out of memory; use smaller batches',
+    ),
+    'peer': (
+        RuntimeError('[pair.cc] Connection closed by peer [127.0.0.1]'),
+        1,
+        'another process of this job is gone',
+    ),
+}
+
+
+@pytest.mark.parametrize('error, status, message', SHOWN.values(), ids=list(SHOWN))
+def test_what_the_user_can_mend_is_one_line(error, status, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        fail_with(error)()
+    assert ended.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    'error', [ValueError('x'), RuntimeError('x'), OSError(errno.EBADF, 'x')]
+)
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        fail_with(error)()
+
+
+def test_only_the_first_process_of_a_machine_speaks_at_once(monkeypatch, capsys):
+    """The others would be stopped while they wait."""
+    waits: List[float] = []
+    monkeypatch.setattr(errors.time, 'sleep', waits.append)
+    for rank in '01':
+        monkeypatch.setenv('LOCAL_RANK', rank)
+        with pytest.raises(SystemExit):
+            fail_with(UserError('x'))()
+    assert waits == [errors._DUPLICATE_DELAY]
+
+
+@pytest.mark.parametrize(
+    'error, message',
+    [
+        (ValueError('depth=51'), 'a.py: depth=51'),
+        (TypeError('unexpected'), 'a.py: TypeError: unexpected'),
+        (KeyError('Net is not in the registry'), 'a.py: KeyError: Net is not in'),
+    ],
+)
+def test_a_config_is_blamed_for_what_its_values_raise(error, message):
+    with pytest.raises(UserError) as caught, config_errors('a.py'):
+        raise error
+    assert str(caught.value).startswith(message)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize('error', [RuntimeError('x'), WiringMismatchError('x')])
+def test_but_not_for_others(error):
+    with pytest.raises(type(error)), config_errors('a.py'):
+        raise error
+
+
+def test_one_line():
+    assert one_line(KeyError('a b')) == 'a b'
+    assert one_line('a\n  b ') == 'a b'

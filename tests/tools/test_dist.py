@@ -1,0 +1,291 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrla.engine.errors import UserError
+from mmrla.engine.launch import set_up_processes
+
+from .conftest import TOOLS, call, environment, load_tool, metrics, run
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='these are the ways without a GPU'
+)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('', 0))
+        return str(probe.getsockname()[1])
+
+
+def children(pid):
+    """Process ids of a process's children."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            # pid (command) state parent: the command may have spaces
+            parent = path.read_text().rpartition(')')[2].split()[1]
+        except OSError:  # it is over
+            continue
+        if int(parent) == pid:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_two_processes_measure_what_one_does(trained, detector_config, tmp_path):
+    """Five images on two processes: one is padded and dropped again."""
+    config = tmp_path / 'a folder' / 'with spaces.py'
+    config.parent.mkdir()
+    shutil.copy(detector_config, config)
+    checkpoint = trained / 'epoch_2.pth'
+    two = '--work-dir', tmp_path / 'two', '--out', tmp_path / 'two.pkl'
+    done = run(
+        'bash', TOOLS / 'dist_test.sh', config, checkpoint, 2, *two, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    one = '--work-dir', tmp_path / 'one', '--out', tmp_path / 'one.pkl'
+    call('test', config, checkpoint, *one)
+    assert metrics(tmp_path / 'two') == metrics(tmp_path / 'one')
+    assert (tmp_path / 'two.pkl').stat().st_size > 0
+    assert 'Distributed launcher: pytorch' in done.stdout
+    assert 'GPU number: 2' in done.stdout
+    # Nothing is left where the tool was started.
+    assert not (tmp_path / '.dist_test').exists()
+
+
+def test_two_processes_go_on_where_one_was(detector_config, tmp_path):
+    work_dir = '--work-dir', tmp_path
+    nothing = (
+        f'{name}=None' for name in ('val_cfg', 'val_dataloader', 'val_evaluator')
+    )
+    options = ['--cfg-options', *nothing]
+    call('train', detector_config, *work_dir, *options, 'train_cfg.max_epochs=1')
+    train = 'bash', TOOLS / 'dist_train.sh', detector_config, 2
+    done = run(*train, *work_dir, '--resume', 'auto', *options)
+    assert done.returncode == 0, done.stderr
+    assert 'resumed epoch: 1, iter: 4' in done.stdout
+    assert '[2][2/2]' in done.stdout  # 8 images: 2 steps of 2 x 2
+    assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+
+
+def test_an_error_of_all_processes_is_told_once(detector_config, tmp_path):
+    args = '--cfg-options', 'model.backbone.depth=51', '--work-dir', tmp_path
+    done = run('bash', TOOLS / 'dist_train.sh', detector_config, 2, *args)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if 'error' in line.lower()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].endswith('depth=51 is not one of 50, 101, 152')
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_dead_process_ends_the_job(detector_config, tmp_path):
+    command = 'bash', TOOLS / 'dist_train.sh', detector_config, '2'
+    args = '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=10000'
+    job = subprocess.Popen(
+        [str(part) for part in (*command, *args, 'train_cfg.val_interval=10000')],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not list(tmp_path.glob('epoch_*.pth')):
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        victim = children(job.pid)[-1]
+        killed = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        _, err = job.communicate(timeout=60)
+        assert time.monotonic() - killed < 60
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 1
+    assert f'(pid {victim}) died of SIGKILL; job stopped' in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_machines(trained, detector_config, tmp_path):
+    """On loopback: two launchers that meet at one port."""
+    port = free_port()
+    jobs = []
+    for node in range(2):
+        env = environment(NNODES='2', NODE_RANK=str(node), PORT=port)
+        command = 'bash', TOOLS / 'dist_test.sh', detector_config
+        args = trained / 'epoch_2.pth', 1, '--work-dir', tmp_path / 'two'
+        jobs.append(
+            subprocess.Popen(
+                [str(part) for part in (*command, *args)],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [job.communicate(timeout=240)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    assert 'GPU number: 2' in outputs[0]
+    call('test', detector_config, trained / 'epoch_2.pth', '--work-dir', tmp_path / '1')
+    assert metrics(tmp_path / 'two') == metrics(tmp_path / '1')
+
+
+class TestMoreProcessesThanGPUs:
+    """As far as it can be seen without one."""
+
+    def test_the_launcher_refuses(self, monkeypatch, capsys):
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+        with pytest.raises(SystemExit, match='2'):
+            load_tool('dist_run').main(['3', 'train.py'])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith('error: 3 GPUs asked for, this machine has 2')
+
+    def test_a_process_of_another_launcher_refuses(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+        names = 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST', 'SLURM_LOCALID'
+        for name in names:
+            monkeypatch.setenv(name, '2')
+        monkeypatch.setenv('LOCAL_RANK', '0')
+        with pytest.raises(UserError, match='has 2, process 3 of it has none'):
+            set_up_processes(Config(), 'slurm')
+
+
+@pytest.mark.parametrize(
+    'args, env, message',
+    [
+        (['x', 'a.py'], {}, "GPUS='x' is not a whole number from 1 on"),
+        (['0', 'a.py'], {}, "GPUS='0' is not"),
+        (['1', 'a.py'], {'NNODES': 'two'}, "NNODES='two' is not"),
+        (['1', 'a.py'], {'NODE_RANK': '1'}, 'NODE_RANK=1 is not below NNODES=1'),
+        (['1', 'a.py'], {'PORT': '99999'}, 'PORT=99999 cannot be used'),
+        (['1'], {}, 'usage: dist_run.py'),
+    ],
+)
+def test_bad_settings_end_in_one_line(args, env, message, monkeypatch, capsys):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match='2'):
+        load_tool('dist_run').main(args)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_port_in_use_is_refused(monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv('PORT', str(port))
+        with pytest.raises(SystemExit, match='2'):
+            load_tool('dist_run').main(['1', 'a.py'])
+    assert f'PORT={port} cannot be used' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'script, arguments',
+    [('dist_train', 1), ('dist_test', 2), ('slurm_train', 3), ('slurm_test', 3)],
+)
+def test_scripts_say_what_they_need(script, arguments):
+    done = run('bash', TOOLS / f'{script}.sh', *'abc'[:arguments])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f'usage: {script}.sh ')
+
+
+SRUN = """#!{python}
+import os, sys
+print(*sys.argv[1:], sep='\\n')
+"""
+
+
+@pytest.fixture
+def srun(tmp_path):
+    """A folder with an srun that prints its arguments."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    (folder / 'srun').write_text(SRUN.format(python=sys.executable))
+    (folder / 'srun').chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize('script', ['train', 'test'])
+def test_slurm_scripts(script, srun, tmp_path):
+    env = environment(
+        PATH=f'{srun}{os.pathsep}{os.environ["PATH"]}',
+        GPUS='16',
+        SRUN_ARGS='--time 1:00 --qos=q',
+    )
+    args = 'part', 'a job', 'my config.py', 'x y', '--cfg-options', 'a=b c'
+    done = run('bash', TOOLS / f'slurm_{script}.sh', *args, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    end = lines.index('--launcher') + 2
+    start = lines.index(sys.executable)
+    assert lines[:start] == [
+        '-p',
+        'part',
+        '--job-name=a job',
+        '--ntasks=16',
+        '--cpus-per-task=5',
+        '--kill-on-bad-exit=1',
+        '--gres=gpu:8',
+        '--ntasks-per-node=8',
+        '--time',
+        '1:00',
+        '--qos=q',
+    ]
+    fourth = '--work-dir=x y' if script == 'train' else 'x y'
+    tool = str(TOOLS / f'{script}.py')
+    called = [sys.executable, '-u', tool, 'my config.py', fourth]
+    assert lines[start:end] == [*called, '--launcher', 'slurm']
+    assert lines[end:] == ['--cfg-options', 'a=b c']
+
+
+@pytest.mark.slow
+def test_slurm_processes_on_the_cpu(trained, detector_config, tmp_path):
+    """Two processes that are told of each other as Slurm does it."""
+    jobs = []
+    port = free_port()
+    for rank in range(2):
+        env = environment(
+            SLURM_PROCID=str(rank),
+            SLURM_LOCALID=str(rank),
+            SLURM_NTASKS='2',
+            SLURM_NODELIST='localhost',
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=port,
+        )
+        command = sys.executable, TOOLS / 'test.py', detector_config
+        args = trained / 'epoch_2.pth', '--work-dir', tmp_path, '--launcher', 'slurm'
+        jobs.append(
+            subprocess.Popen(
+                [str(part) for part in (*command, *args)],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [job.communicate(timeout=240)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    assert 'GPU number: 2' in outputs[0]
+    assert len(metrics(tmp_path)) == 6
+
+
+@pytest.mark.skipif(not shutil.which('shellcheck'), reason='no shellcheck')
+def test_scripts_pass_shellcheck():
+    scripts = sorted(TOOLS.glob('*.sh'))
+    assert len(scripts) == 5
+    done = run('shellcheck', '-x', '-P', TOOLS, *scripts)
+    assert done.returncode == 0, done.stdout

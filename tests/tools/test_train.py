@@ -1,0 +1,249 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import TOOLS, call, error_line, run, same_weights, weights
+
+
+def epochs(work_dir):
+    return sorted(path.name for path in Path(work_dir).glob('*.pth'))
+
+
+def newest_log(work_dir):
+    return sorted(Path(work_dir).glob('*/*.log'))[-1].read_text()
+
+
+def test_a_detector_is_trained_and_evaluated(trained):
+    log = newest_log(trained)
+    assert 'coco/bbox_mAP' in log
+    assert epochs(trained) == ['epoch_2.pth']  # max_keep_ckpts=1
+    assert (trained / 'last_checkpoint').read_text() == str(trained / 'epoch_2.pth')
+    assert 'SafeCheckpointHook' in (trained / 'detector.py').read_text()
+    assert all(w.isfinite().all() for w in weights(trained / 'epoch_2.pth').values())
+
+
+def test_a_classifier_is_trained_as_a_program(classifier_config, tmp_path):
+    """From a folder that is not the repository's, without any option's default."""
+    done = run(
+        sys.executable,
+        TOOLS / 'train.py',
+        classifier_config,
+        '--amp',
+        '--auto-scale-lr',
+        '--cfg-options',
+        'optim_wraper.optimizer.lr=1',
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    work_dir = tmp_path / 'work_dirs' / 'classifier'
+    assert epochs(work_dir) == ['epoch_1.pth']
+    log = newest_log(work_dir)
+    assert 'accuracy/top1' in log
+    # 2 of 256 images: 0.01 / 128.
+    assert 'Scaling the original LR by 0.0078125' in log
+    assert "no 'optim_wraper', is 'optim_wrapper' meant?" in done.stdout
+    assert '--amp has no effect without a GPU' in done.stdout
+    assert sorted(os.listdir(tmp_path)) == ['work_dirs']
+
+
+def test_resuming_ends_with_the_weights_of_an_undisturbed_run(
+    trained, detector_config, tmp_path
+):
+    one_epoch = '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9'
+    call('train', detector_config, '--work-dir', tmp_path, *one_epoch)
+    assert epochs(tmp_path) == ['epoch_1.pth']
+    # A newer file that was cut off, which last_checkpoint names.
+    whole = (tmp_path / 'epoch_1.pth').read_bytes()
+    (tmp_path / 'epoch_2.pth').write_bytes(whole[: len(whole) // 2])
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    (tmp_path / '.epoch_2.pth.tmp').write_bytes(whole[:1000])
+
+    call('train', detector_config, '--work-dir', tmp_path, '--resume')
+
+    assert 'resumed epoch: 1, iter: 4' in newest_log(tmp_path)
+    assert epochs(tmp_path) == ['epoch_2.pth']
+    assert same_weights(tmp_path / 'epoch_2.pth', trained / 'epoch_2.pth')
+    assert not list(tmp_path.glob('.*.tmp'))
+    # Torn as it is, the file was not overwritten.
+    assert len(list(tmp_path.glob('earlier/*/epoch_2.pth'))) == 1
+
+
+def test_a_new_run_keeps_the_checkpoints_of_the_one_before(classifier_config, tmp_path):
+    one_epoch = '--work-dir', tmp_path
+    call('train', classifier_config, *one_epoch)
+    before = (tmp_path / 'epoch_1.pth').read_bytes()
+    call('train', classifier_config, *one_epoch, '--cfg-options', 'randomness.seed=1')
+    assert (tmp_path / 'epoch_1.pth').read_bytes() != before
+    (kept,) = tmp_path.glob('earlier/*/epoch_1.pth')
+    assert kept.read_bytes() == before
+    assert len(list(tmp_path.glob('2*/'))) == 2
+
+
+def test_resume_auto_without_a_checkpoint_starts_with_load_from(
+    trained, detector_config, tmp_path
+):
+    """Upstream forgets load_from then and starts from noise."""
+    source = trained / 'epoch_2.pth'
+    options = f'load_from={source}', 'optim_wrapper.optimizer.lr=0.0'
+    args = '--work-dir', tmp_path, '--resume', 'auto', '--cfg-options', *options
+    call(
+        'train',
+        detector_config,
+        *args,
+        'train_cfg.max_epochs=1',
+        'val_cfg=None',
+        'val_dataloader=None',
+        'val_evaluator=None',
+    )
+    name = 'backbone.layer1.blocks.0.conv1.weight'
+    ours, theirs = weights(tmp_path / 'epoch_1.pth'), weights(source)
+    assert ours[name].equal(theirs[name])
+
+
+BAD_INPUT = {
+    'no config': (['{tmp}/none.py'], 'none.py does not exist'),
+    'folder as config': (['{tmp}'], 'is a folder'),
+    'syntax error': (['{syntax}'], 'syntax.py cannot be read: SyntaxError'),
+    'missing base': (['{nobase}'], 'nobase.py cannot be read'),
+    'no complete config': (['{empty}'], 'empty.py has no model'),
+    'option that fits nothing': (
+        ['{config}', '--cfg-options', 'train_dataloader.dataset.pipeline.9.x=1'],
+        '--cfg-options does not fit',
+    ),
+    'data root': (
+        ['{config}', '--cfg-options', 'train_dataloader.dataset.data_root=nowhere'],
+        'data root nowhere does not exist',
+    ),
+    'image folder': (
+        ['{config}', '--cfg-options', 'val_dataloader.dataset.data_prefix.img=nope'],
+        'image folder',
+    ),
+    'annotation file': (
+        ['{config}', '--cfg-options', 'train_dataloader.dataset.ann_file=x.json'],
+        'x.json does not exist',
+    ),
+    'annotation file of the metric': (
+        ['{config}', '--cfg-options', 'val_evaluator.ann_file=x.json'],
+        'val_evaluator.ann_file=FILE',
+    ),
+    'batch size unknown': (['{config}', '--auto-scale-lr'], 'base_batch_size=N'),
+    'amp with an optimizer wrapper of its own': (
+        ['{config}', '--amp', '--cfg-options', 'optim_wrapper.type=Mine'],
+        '--amp',
+    ),
+    'no checkpoint to resume from': (['{config}', '--resume', 'x.pth'], 'x.pth'),
+    'torn checkpoint to resume from': (['{config}', '--resume', '{torn}'], 'truncated'),
+    'weights as checkpoint to resume from': (
+        ['{config}', '--resume', '{weights}'],
+        'weights only',
+    ),
+    'no checkpoint to load': (
+        ['{config}', '--cfg-options', 'load_from=x.pth'],
+        'x.pth',
+    ),
+    'no pretrained weights': (
+        [
+            '{config}',
+            '--cfg-options',
+            'model.backbone.init_cfg.type=Pretrained',
+            'model.backbone.init_cfg.checkpoint=x.pth',
+        ],
+        '--cfg-options model.backbone.init_cfg=None',
+    ),
+    'a file as work_dir': (['{config}', '--work-dir', '{config}'], 'is a file'),
+    'launcher that did not start it': (
+        ['{config}', '--launcher', 'slurm'],
+        'SLURM_PROCID',
+    ),
+}
+
+
+@pytest.fixture
+def places(tmp_path, detector_config, trained):
+    import torch
+
+    torch.save(weights(trained / 'epoch_2.pth'), tmp_path / 'weights.pth')
+    whole = (trained / 'epoch_2.pth').read_bytes()
+    (tmp_path / 'torn.pth').write_bytes(whole[:-100])
+    texts = {'syntax': 'a = (', 'nobase': "_base_ = 'x.py'", 'empty': 'a = 1'}
+    for name, text in texts.items():
+        (tmp_path / f'{name}.py').write_text(text)
+    return dict(
+        tmp=tmp_path,
+        config=detector_config,
+        torn=tmp_path / 'torn.pth',
+        weights=tmp_path / 'weights.pth',
+        **{name: tmp_path / f'{name}.py' for name in texts},
+    )
+
+
+@pytest.mark.parametrize('args, message', BAD_INPUT.values(), ids=list(BAD_INPUT))
+def test_bad_input_ends_in_one_line(
+    args, message, places, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    status, line = error_line(capsys, 'train', *(a.format(**places) for a in args))
+    assert status in (1, 2)
+    assert message in line
+    assert not Path('work_dirs').exists()
+
+
+BAD_VALUES = {
+    'depth': (['model.backbone.depth=51'], 'depth=51 is not one of 50, 101, 152'),
+    'name of an argument': (['model.backbone.dept=50'], "argument 'dept'"),
+    'name of a class': (['model.backbone.type=RLAResNett'], 'RLAResNett'),
+    'pipeline': (['train_dataloader.dataset.pipeline.0.type=No'], 'No is not in'),
+    'metric': (['val_evaluator.metric=box'], 'got box'),
+}
+
+
+@pytest.mark.parametrize('options, message', BAD_VALUES.values(), ids=list(BAD_VALUES))
+def test_a_value_out_of_range_ends_in_one_line(
+    options, message, detector_config, tmp_path, capsys
+):
+    args = detector_config, '--work-dir', tmp_path, '--cfg-options', *options
+    status, line = error_line(capsys, 'train', *args)
+    assert status == 2
+    assert message in line
+
+
+def test_options_without_a_value_are_refused(detector_config, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        call('train', detector_config, '--cfg-options', 'model.backbone.depth')
+    assert "'model.backbone.depth' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_weights_of_another_backbone_are_refused(
+    trained, detector_config, tmp_path, capsys
+):
+    """rla_channels differs: as load_from, and as pretrained weights."""
+    other = 'model.backbone.rla_channels=6'
+    checkpoint = trained / 'epoch_2.pth'
+    ways = {
+        'load_from': [f'load_from={checkpoint}'],
+        'init_cfg': [
+            'model.backbone.init_cfg.type=Pretrained',
+            'model.backbone.init_cfg.prefix=backbone',
+            f'model.backbone.init_cfg.checkpoint={checkpoint}',
+        ],
+    }
+    for options in ways.values():
+        args = detector_config, '--work-dir', tmp_path, '--cfg-options', other, *options
+        status, line = error_line(capsys, 'train', *args)
+        assert status == 2
+        assert 'belongs to another network' in line
+        assert (
+            'layer1.rla.compress.0.weight is (4, 32, 1, 1), not (6, 32, 1, 1)' in line
+        )
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_debugging_brings_the_traceback_back(monkeypatch, tmp_path):
+    from mmrla.engine.errors import UserError
+
+    monkeypatch.setenv('MMRLA_DEBUG', '1')
+    with pytest.raises(UserError, match='does not exist'):
+        call('train', tmp_path / 'none.py')
