@@ -1,12 +1,16 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Tiny data sets, and configs that train on them in seconds."""
+"""What several test modules use: tiny data sets, configs, released files."""
 
+import gzip
 import json
+import re
+import zlib
 from pathlib import Path
-from typing import List
+from typing import Dict, List, Optional
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
@@ -68,7 +72,7 @@ def tiny_folders(tmp_path_factory):
             for i in range(count):
                 noise = rng.integers(-30, 30, (32, 32, 3))
                 Image.fromarray((base + noise).astype(np.uint8)).save(
-                    folder / f'{i}.png'
+                    folder / f'{label}{i}.png'
                 )
     return root
 
@@ -173,3 +177,81 @@ def classifier_config(tiny_folders, tmp_path_factory):
     """A thin RLA-ResNet classifier on ``tiny_folders``."""
     folder = tmp_path_factory.mktemp('configs')
     return _write(folder, 'classifier.py', CLASSIFIER.format(root=str(tiny_folders)))
+
+
+class ReleasedFiles:
+    """Files with the layout of the released RLANet weights, and golden outputs.
+
+    The values are not the published ones: each tensor is drawn from a generator
+    that is seeded with the CRC-32 of its name. The golden outputs are what the
+    released code computes with them, in float32, for standard normal images.
+    """
+
+    def __init__(self) -> None:
+        text = gzip.decompress(
+            (REPO / 'tests/data/released_layouts.json.gz').read_bytes()
+        )
+        self.layouts: Dict[str, dict] = json.loads(text)
+        with np.load(REPO / 'tests/data/released_golden.npz') as golden:
+            self.golden = dict(golden)
+
+    @staticmethod
+    def tensor(name: str, shape: List[int], tied: Optional[str] = None) -> torch.Tensor:
+        """The tensor that stands for ``name``."""
+        if name.endswith('num_batches_tracked'):
+            return torch.tensor(0)
+        seed = re.sub(tied, r'\1', name) if tied else name
+        rng = np.random.RandomState(zlib.crc32(seed.encode()))
+        is_scale = len(shape) == 1 and name.endswith('weight')
+        if name.endswith('running_var') or is_scale:
+            value = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) == 1:
+            value = 0.1 * rng.standard_normal(shape)
+        else:
+            value = rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[1:]))
+        return torch.from_numpy(value.astype(np.float32))
+
+    def weights(self, name: str) -> Dict[str, torch.Tensor]:
+        """The weights of a network, in the order of its file."""
+        layout = self.layouts[name]
+        return {
+            key: self.tensor(key, shape, layout['tied'])
+            for key, shape in layout['keys'].items()
+        }
+
+    def constants(self, name: str) -> Dict[str, torch.Tensor]:
+        """Weights that take no memory: each tensor is one number, its own."""
+        return {
+            key: torch.tensor(
+                i if key.endswith('num_batches_tracked') else i / 100
+            ).expand(shape)
+            for i, (key, shape) in enumerate(self.layouts[name]['keys'].items())
+        }
+
+    def save(self, name: str, path: Path, constant: bool = False) -> Path:
+        """Write a classification file as the released code does."""
+        weights = self.constants(name) if constant else self.weights(name)
+        weights = {f'module.{k}': v for k, v in weights.items()}
+        torch.save(
+            dict(
+                epoch=120,
+                arch=name,
+                state_dict=weights,
+                best_acc1=torch.tensor(77.17),
+                optimizer=dict(state={}, param_groups=[]),
+            ),
+            path,
+        )
+        return path
+
+    def images(self, name: str) -> torch.Tensor:
+        """The input of a golden output."""
+        rng = np.random.RandomState(0)
+        values = rng.standard_normal(self.layouts[name]['input'])
+        return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture(scope='session')
+def released():
+    """Files with the layout of the released weights."""
+    return ReleasedFiles()

@@ -87,16 +87,19 @@ def main(argv: List[str]) -> None:
         f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}',
         f'--master_port={choose_port(nodes, node_rank)}',
         f'--nproc_per_node={processes}',
+        '--monitor_interval=1',  # seconds
         *argv[1:],
     ]
-    # Its report of a failure is a page; what matters of it is said below.
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    # torch's report of a failure is a page; what matters of it is said below.
+    logging.disable(logging.ERROR)
     try:
         run.run(run.parse_args(arguments))
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:
-            sys.exit(failure.exitcode)  # it has said why
+        # A process that was killed takes others with it, which say only that.
+        killed = [item for item in error.failures.items() if item[1].exitcode < 0]
+        if not killed:
+            sys.exit(error.get_first_failure()[1].exitcode)  # it has said why
+        rank, failure = killed[0]
         name = signal.Signals(-failure.exitcode).name
         fail(f'process {rank} (pid {failure.pid}) died of {name}; job stopped', 1)
     except SignalException as error:

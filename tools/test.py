@@ -53,7 +53,7 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out {args.out} does not end with .pkl or .pickle')
     remedy = 'tools/train.py makes one'
-    checks.check_file(args.checkpoint, 'checkpoint', remedy)
+    checks.check_checkpoint(args.checkpoint, 'checkpoint', remedy)
     config.set_dataloader_defaults(cfg)
     if args.show or args.show_dir:
         config.set_visualization(cfg, args.show, args.show_dir, args.wait_time)

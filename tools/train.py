@@ -53,7 +53,7 @@ def read_config(args: argparse.Namespace) -> Config:
     checks.check_pretrained_files(cfg)
     if cfg.get('load_from'):
         remedy = 'name another with --cfg-options load_from=FILE'
-        checks.check_file(cfg.load_from, 'checkpoint', remedy)
+        checks.check_checkpoint(cfg.load_from, 'checkpoint', remedy)
     return cfg
 
 

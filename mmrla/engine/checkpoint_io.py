@@ -18,6 +18,7 @@ from .errors import UserError, one_line
 
 __all__ = [
     'AtomicBackend',
+    'has_form',
     'is_local',
     'is_whole',
     'load_foreign',
@@ -101,6 +102,14 @@ _harmless_pickle = SimpleNamespace(
 )
 
 
+def has_form(path: str) -> bool:
+    """Whether a file begins and ends as ``torch.save`` writes it: cheap to ask."""
+    with open(path, 'rb') as file:
+        magic = file.read(2)
+    # A zip archive, before torch 1.6 pickles in a row.
+    return zipfile.is_zipfile(path) if magic == b'PK' else magic[:1] == b'\x80'
+
+
 def load_foreign(path: str, map_location: Any = 'cpu') -> Any:
     """Read a checkpoint of anybody's making without running its code.
 
@@ -125,10 +134,10 @@ def load_foreign(path: str, map_location: Any = 'cpu') -> Any:
             pickle_module=_harmless_pickle,
             weights_only=False,
         )
-    except (OSError, MemoryError):
+    except (PermissionError, MemoryError):
         raise
     except Exception as error:
-        # What torch and pickle raise for other bytes is anything.
+        # What torch and pickle raise for other bytes is anything, OSError included.
         raise UserError(
             f'checkpoint {path} is truncated or no file of torch.save: '
             f'{one_line(error).split(". ")[0]}'

@@ -8,12 +8,18 @@ from typing import Any, Optional, Sequence, Tuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from .checkpoint_io import is_local
+from .checkpoint_io import has_form, is_local
 from .config import leaf_datasets
 from .errors import UserError
 from .weights import pretrained_cfgs
 
-__all__ = ['check_complete', 'check_data', 'check_file', 'check_pretrained_files']
+__all__ = [
+    'check_checkpoint',
+    'check_complete',
+    'check_data',
+    'check_file',
+    'check_pretrained_files',
+]
 
 
 def check_complete(cfg: Config, keys: Sequence[str]) -> None:
@@ -50,6 +56,22 @@ def check_file(path: str, what: str, remedy: str) -> None:
     else:
         problem = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
     raise UserError(f'{what} {path} {problem}; {remedy}')
+
+
+def check_checkpoint(path: str, what: str, remedy: str) -> None:
+    """Refuse a checkpoint that is not there, truncated or some other file.
+
+    Args:
+        path (str): The file; URLs pass.
+        what (str): What the file is.
+        remedy (str): What to do if it is missing.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    check_file(path, what, remedy)
+    if is_local(path) and not has_form(osp.expanduser(path)):
+        raise UserError(f'{what} {path} is truncated or no file of torch.save')
 
 
 def check_data(cfg: Config, parts: Sequence[str]) -> None:
@@ -133,7 +155,7 @@ def check_pretrained_files(cfg: Config) -> None:
         UserError: With the ways to get the file, or to do without.
     """
     for key, init_cfg in pretrained_cfgs(cfg.model, 'model'):
-        check_file(
+        check_checkpoint(
             init_cfg['checkpoint'],
             'pretrained checkpoint',
             'train it (configs/rla_resnet), convert a released one with '

@@ -43,9 +43,9 @@ def check_weights(
         weights: The checkpoint's tensors by name.
         path (str): The checkpoint, for the error.
         exact (bool): Whether every parameter and running statistic must be there
-            with its shape. Otherwise this is asked of the shapes in the backbone
-            (in the whole network if it has none of that name), and most names
-            must be the same. Defaults to True.
+            with its shape, and the backbone have no others. Otherwise this is
+            asked of the shapes in the backbone (in the whole network if it has
+            none of that name), and most names must be the same. Defaults to True.
 
     Raises:
         UserError: The weights do not fit; the first culprits are named.
@@ -68,7 +68,10 @@ def check_weights(
     shared = sum(name.startswith(prefix) and name in weights for name in own)
     other = shared < _SHARED_NAMES * max(core, shared + len(extra))
 
-    if not (shapes or other or (exact and missing)):
+    if exact:
+        # An attention module that the network lacks would go unnoticed.
+        other = other or bool(missing or (prefix and extra))
+    if not (shapes or other):
         return
     problems = []
     if shapes:
