@@ -1,0 +1,206 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The check of the installed versions at import."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from mmrla import compat
+
+REPO = Path(__file__).resolve().parents[1]
+UPSTREAM = {
+    'torch': '2.1.2+cu121',
+    'numpy': '1.26.4',
+    'mmengine': '0.10.7',
+    'mmcv': '2.1.0',
+    'mmdet': '3.3.0',
+    'mmpretrain': '1.2.0',
+}
+ONEDL = {
+    'torch': '2.9.0',
+    'numpy': '2.4.0',
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'onedl-mmpretrain': '1.3.6',
+}
+
+
+@pytest.fixture
+def stack(monkeypatch):
+    """A function that makes the check see these distributions and no others."""
+
+    def pretend(installed, sources=None, pkg_resources=True):
+        def version(name):
+            if name not in installed:
+                raise metadata.PackageNotFoundError(name)
+            return installed[name]
+
+        modules = {'packaging', *(['pkg_resources'] if pkg_resources else [])}
+        specs = dict.fromkeys(modules, 'spec')
+        monkeypatch.setattr(compat.metadata, 'version', version)
+        monkeypatch.setattr(compat.importlib.util, 'find_spec', specs.get)
+        monkeypatch.setattr(compat, '_source_version', (sources or {}).get)
+
+    return pretend
+
+
+def conflict():
+    """The message with which the check refuses."""
+    with pytest.raises(compat.VersionConflictError) as error:
+        compat.check_versions()
+    message = str(error.value)
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    'installed',
+    [
+        UPSTREAM,
+        ONEDL,
+        {k: v for k, v in UPSTREAM.items() if k not in ('mmdet', 'mmpretrain')},
+        {**UPSTREAM, 'mmcv': '2.0.0', 'mmpretrain': '1.0.0', 'mmdet': '3.1.0'},
+        {**{k: v for k, v in UPSTREAM.items() if k != 'mmcv'}, 'mmcv-lite': '2.1.0'},
+        {**UPSTREAM, 'torch': '2.13.0', 'numpy': '2.4.1'},
+    ],
+    ids=['upstream', 'onedl', 'bare', 'oldest', 'lite', 'new torch'],
+)
+def test_accepts(stack, installed):
+    stack(installed)
+    compat.check_versions()
+
+
+@pytest.mark.parametrize(
+    ('change', 'parts'),
+    [
+        (
+            {'mmcv': '2.2.0'},
+            [
+                'mmcv 2.2.0 is installed',
+                'mmcv>=2.0.0,<2.2 is needed',
+                "pip install --no-build-isolation 'mmcv>=2.0.0,<2.2'",
+            ],
+        ),
+        (
+            {'mmengine': '0.9.1'},
+            ['mmengine 0.9.1 is installed', "pip install 'mmengine>=0.10.3,<1'"],
+        ),
+        ({'mmdet': '2.28.2'}, ['mmdet 2.28.2', "pip install 'mmdet>=3.1,<4'"]),
+        ({'mmpretrain': '1.0.0rc7'}, ['mmpretrain 1.0.0rc7', 'mmpretrain>=1.0,<2']),
+        ({'torch': '1.13.1+cpu'}, ['torch 1.13.1+cpu', "pip install 'torch>=2.1'"]),
+        (
+            {'mmcv': None},
+            ['mmcv is not installed', 'mmcv>=2.0.0,<2.2 is needed', 'pip install'],
+        ),
+        (
+            {'mmcv': None, 'mmcv-full': '1.7.2'},
+            ['mmcv-full 1.7.2 is installed', 'pip uninstall -y mmcv-full && pip'],
+        ),
+        (
+            {'onedl-mmcv': '2.3.6'},
+            ['mmcv 2.1.0 and onedl-mmcv 2.3.6', 'pip uninstall -y mmcv onedl-mmcv'],
+        ),
+        (
+            {'mmcv': None, 'onedl-mmcv': '2.3.6'},
+            ['mmdet 3.3.0 is installed and refuses onedl-mmcv 2.3.6'],
+        ),
+        ({'numpy': '2.0.1'}, ['numpy 2.0.1', "pip install 'numpy<2'"]),
+    ],
+)
+def test_refuses(stack, change, parts):
+    installed = {**UPSTREAM, **change}
+    stack({k: v for k, v in installed.items() if v})
+    message = conflict()
+    for part in parts:
+        assert part in message
+
+
+def test_names_the_family_in_use(stack):
+    stack({**ONEDL, 'onedl-mmdetection': '3.3.9'})
+    assert "pip install 'onedl-mmdetection>=3.4,<4'" in conflict()
+    stack({k: v for k, v in ONEDL.items() if k != 'onedl-mmcv'})
+    assert 'onedl-mmcv>=2.3.0,<3 is needed' in conflict()
+
+
+def test_names_all_conflicts(stack):
+    stack({**UPSTREAM, 'mmcv': '1.7.2', 'mmdet': '2.28.2'})
+    message = conflict()
+    assert 'mmcv 1.7.2' in message
+    assert 'mmdet 2.28.2' in message
+
+
+def test_pkg_resources_is_needed_by_upstream_only(stack):
+    stack({**UPSTREAM, 'setuptools': '82.0.0'}, pkg_resources=False)
+    assert 'setuptools 82.0.0 is installed' in conflict()
+    stack(ONEDL, pkg_resources=False)
+    compat.check_versions()
+
+
+def test_a_package_on_the_path_counts(stack):
+    without = {k: v for k, v in UPSTREAM.items() if k not in ('mmcv', 'mmdet')}
+    stack(without, sources={'mmcv': '2.1.0', 'mmdet': '3.3.0'})
+    compat.check_versions()
+    stack(without, sources={'mmcv': '1.7.0'})
+    assert 'mmcv 1.7.0 is installed' in conflict()
+
+
+def test_version_of_a_source_folder(tmp_path, monkeypatch):
+    (tmp_path / 'some_mm').mkdir()
+    (tmp_path / 'some_mm' / '__init__.py').write_text('raise RuntimeError')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert compat._source_version('some_mm') is None
+    (tmp_path / 'some_mm' / 'version.py').write_text("__version__ = '3.1.0'\n")
+    assert compat._source_version('some_mm') == '3.1.0'
+    assert compat._source_version('no_such_mm') is None
+
+
+def run(code, *paths):
+    """Run Python code in a process of its own."""
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [*paths, REPO]))}
+    return subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, env=env
+    )
+
+
+def test_import_refuses(tmp_path):
+    info = tmp_path / 'mmcv-2.2.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: mmcv\nVersion: 2.2.0')
+    done = run('import mmrla', tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('mmrla.compat.VersionConflictError: mmrla cannot be')
+    assert 'mmcv 2.2.0 is installed, mmcv>=2.0.0,<2.2 is needed' in last
+    # MMEngine, too, must pass it on, where it hides ImportErrors.
+    build = "from mmengine.registry import MODELS; MODELS.get('mmrla.RLAResNet')"
+    done = run(build, tmp_path)
+    assert 'VersionConflictError' in done.stderr.strip().splitlines()[-1]
+
+
+def test_import_needs_neither_mmdet_nor_mmpretrain():
+    done = run("""
+import sys
+sys.modules['mmdet'] = sys.modules['mmpretrain'] = None  # an import would raise
+import mmrla
+from mmengine.registry import MODELS
+assert 'RLAResNet' in MODELS.module_dict
+assert MODELS.build(dict(type='mmrla.RLAResNet', depth=50)) is not None
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_registry_from_three_scopes_without_import():
+    done = run("""
+from mmengine.registry import MODELS
+from mmdet.registry import MODELS as DET
+from mmpretrain.registry import MODELS as PRE
+for registry in (MODELS, DET, PRE):
+    assert registry.build(dict(type='mmrla.RLAResNet', depth=50)) is not None
+    assert registry.build(dict(type='RLAResNet', depth=50)) is not None
+""")
+    assert done.returncode == 0, done.stderr
