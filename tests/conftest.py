@@ -194,6 +194,7 @@ class ReleasedFiles:
         self.layouts: Dict[str, dict] = json.loads(text)
         with np.load(REPO / 'tests/data/released_golden.npz') as golden:
             self.golden = dict(golden)
+        self._weights: Dict[str, dict] = {}  # those of the last network
 
     @staticmethod
     def tensor(name: str, shape: List[int], tied: Optional[str] = None) -> torch.Tensor:
@@ -213,20 +214,27 @@ class ReleasedFiles:
 
     def weights(self, name: str) -> Dict[str, torch.Tensor]:
         """The weights of a network, in the order of its file."""
-        layout = self.layouts[name]
-        return {
-            key: self.tensor(key, shape, layout['tied'])
-            for key, shape in layout['keys'].items()
-        }
+        if name not in self._weights:
+            layout = self.layouts[name]
+            self._weights = {
+                name: {
+                    key: self.tensor(key, shape, layout['tied'])
+                    for key, shape in layout['keys'].items()
+                }
+            }
+        return dict(self._weights[name])
 
     def constants(self, name: str) -> Dict[str, torch.Tensor]:
         """Weights that take no memory: each tensor is one number, its own."""
-        return {
-            key: torch.tensor(
-                i if key.endswith('num_batches_tracked') else i / 100
-            ).expand(shape)
-            for i, (key, shape) in enumerate(self.layouts[name]['keys'].items())
-        }
+        weights: Dict[str, torch.Tensor] = {}
+        numbers: Dict[str, int] = {}
+        tied = self.layouts[name]['tied']
+        for key, shape in self.layouts[name]['keys'].items():
+            seed = re.sub(tied, r'\1', key) if tied else key
+            number = numbers.setdefault(seed, len(numbers) + 1)
+            counter = key.endswith('num_batches_tracked')
+            weights[key] = torch.tensor(0 if counter else number / 100).expand(shape)
+        return weights
 
     def save(self, name: str, path: Path, constant: bool = False) -> Path:
         """Write a classification file as the released code does."""
