@@ -23,6 +23,7 @@ from .errors import DEBUG, UserError, config_errors, one_line
 
 __all__ = [
     'LAUNCHERS',
+    'add_cfg_options',
     'add_common_arguments',
     'build_runner',
     'leaf_datasets',
@@ -69,13 +70,8 @@ class _CfgOptions(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share."""
-    parser.add_argument(
-        '--work-dir',
-        help='folder of logs and checkpoints; by default work_dir of the config, '
-        'else work_dirs/ with the name of the config',
-    )
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes a config."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -84,6 +80,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='settings that replace those of the config, nested keys with dots: '
         'model.backbone.depth=101; lists as key="[a,b]", without spaces',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints; by default work_dir of the config, '
+        'else work_dirs/ with the name of the config',
+    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=LAUNCHERS,

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmrla.analysis.complexity import DECIMAL_UNITS, PAPER_UNITS, Cost
 from mmrla.analysis.networks import Analysis, analyse
-from mmrla.engine.config import _CfgOptions, load_config
+from mmrla.engine.config import add_cfg_options, load_config
 from mmrla.engine.errors import one_line_errors
 
 
@@ -45,13 +45,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--format', choices=('text', 'json'), default='text', help='(default: text)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_CfgOptions,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.shape and len(args.shape) > 2:
         parser.error('--shape takes one or two numbers: HEIGHT WIDTH')

@@ -1,0 +1,114 @@
+#!/usr/bin/env python
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Draw a data set's images with their boxes, masks or classes, as a model gets them.
+
+One tool for mmdet and mmpretrain configs; upstream's refuse wrapped data sets.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any, List, Optional
+
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
+
+from mmrla.engine import checks, config
+from mmrla.engine.errors import UserError, config_errors, one_line_errors
+
+#: Side below which classified images are enlarged, so that the text can be read.
+_SMALL = 128
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options of browsing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--part', choices=('train', 'val', 'test'), default='train', help='(train)'
+    )
+    parser.add_argument('--output-dir', type=Path, help='folder for the pictures')
+    parser.add_argument(
+        '--show', action='store_true', help='show them in a window, one after another'
+    )
+    parser.add_argument(
+        '--number', type=int, default=20, help='how many; 0 for all (20)'
+    )
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds (2)')
+    config.add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if not args.show and args.output_dir is None:
+        parser.error('say where to: --output-dir FOLDER or --show')
+    return args
+
+
+def is_bgr(cfg: Config, part: str) -> bool:
+    """Whether the images are BGR: those that a pipeline loads are."""
+    for _, dataset in config.leaf_datasets(cfg[f'{part}_dataloader'].dataset, ''):
+        kinds = [config.type_name(t) for t in dataset.get('pipeline') or ()]
+        return any(kind.startswith('LoadImage') for kind in kinds)
+    return True
+
+
+def draw(
+    visualizer: Any, name: str, image: np.ndarray, sample: Any, **where: Any
+) -> None:
+    """Draw the ground truth of one image.
+
+    Args:
+        visualizer: mmdet's or mmpretrain's.
+        name: The picture's name.
+        image: RGB, (H, W, 3).
+        sample: The data sample that goes with it.
+        **where: ``show``, ``wait_time`` and ``out_file``.
+    """
+    if hasattr(sample, 'gt_instances'):
+        boxes = sample.gt_instances.get('bboxes')
+        if hasattr(boxes, 'tensor'):
+            sample.gt_instances.bboxes = boxes.tensor
+        visualizer.add_datasample(name, image, sample, draw_pred=False, **where)
+        return
+    factor = max(1.0, _SMALL / min(image.shape[:2]))
+    visualizer.visualize_cls(image, sample, rescale_factor=factor, name=name, **where)
+
+
+@one_line_errors
+def main(argv: Optional[List[str]] = None) -> None:
+    """Draw."""
+    args = parse_args(argv)
+    cfg = config.load_config(args.config, args.cfg_options)
+    checks.check_complete(cfg, [f'{args.part}_dataloader', 'visualizer'])
+    checks.check_data(cfg, [args.part])
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        with config_errors(args.config):
+            dataset = DATASETS.build(cfg[f'{args.part}_dataloader'].dataset)
+            visualizer = VISUALIZERS.build(cfg.visualizer)
+    visualizer.dataset_meta = dataset.metainfo
+    bgr = is_bgr(cfg, args.part)
+    number = min(args.number or len(dataset), len(dataset))
+    if not number:
+        raise UserError(f'{args.config}: the data set of {args.part} has no image')
+    width = len(str(number - 1))
+    for index, item in enumerate(itertools.islice(dataset, number)):
+        image = item['inputs'].permute(1, 2, 0).numpy()
+        image = np.ascontiguousarray(mmcv.bgr2rgb(image) if bgr else image)
+        path = getattr(item['data_samples'], 'img_path', None)
+        name = f'{index:0{width}d}' + (f'_{Path(path).stem}' if path else '')
+        out_file = args.output_dir and str(args.output_dir / f'{name}.jpg')
+        draw(
+            visualizer,
+            name,
+            image,
+            item['data_samples'],
+            show=args.show,
+            wait_time=args.wait_time,
+            out_file=out_file,
+        )
+    if args.output_dir:
+        print(f'{number} pictures in {args.output_dir}')
+
+
+if __name__ == '__main__':
+    main()
