@@ -7,7 +7,8 @@ _base_ = [
 ]
 
 # The checkpoint is what configs/rla_resnet/rla-resnet50_4xb64_in1k.py trains.
-# Without it, train from scratch: --cfg-options model.backbone.init_cfg=None
+# From scratch: --cfg-options model.backbone.init_cfg=None
+#     model.backbone.frozen_stages=-1 model.backbone.norm_eval=False
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -84,7 +84,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         with config_errors(args.config):
             dataset = DATASETS.build(cfg[f'{args.part}_dataloader'].dataset)
-            visualizer = VISUALIZERS.build(cfg.visualizer)
+            # Pictures go to files of their own, not to the backends of a training.
+            visualizer = VISUALIZERS.build(
+                dict(cfg.visualizer, name='browse', vis_backends=None)
+            )
     visualizer.dataset_meta = dataset.metainfo
     bgr = is_bgr(cfg, args.part)
     number = min(args.number or len(dataset), len(dataset))

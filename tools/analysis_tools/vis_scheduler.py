@@ -13,6 +13,7 @@ import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmrla.engine.errors import UserError, one_line_errors
 
@@ -27,7 +28,10 @@ def main() -> None:
     if not tool.is_file():
         raise UserError(f'{tool} is missing; install mmpretrain again')
     sys.argv[0] = str(tool)
-    runpy.run_path(str(tool), run_name='__main__')
+    with TemporaryDirectory() as work_dir:
+        # Of the simulated training only the plot is to stay.
+        sys.argv += ['--cfg-options', f'work_dir={work_dir}']
+        runpy.run_path(str(tool), run_name='__main__')
 
 
 if __name__ == '__main__':
