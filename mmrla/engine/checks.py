@@ -154,12 +154,20 @@ def check_pretrained_files(cfg: Config) -> None:
     Raises:
         UserError: With the ways to get the file, or to do without.
     """
+    backbone = cfg.model.get('backbone') or {}
     for key, init_cfg in pretrained_cfgs(cfg.model, 'model'):
+        scratch = [f'{key}=None']
+        if key.startswith('model.backbone.'):
+            # Frozen, or with the statistics of nothing, it would learn nothing.
+            if backbone.get('frozen_stages', -1) >= 0:
+                scratch.append('model.backbone.frozen_stages=-1')
+            if backbone.get('norm_eval'):
+                scratch.append('model.backbone.norm_eval=False')
         check_checkpoint(
             init_cfg['checkpoint'],
             'pretrained checkpoint',
             'train it (configs/rla_resnet), convert a released one with '
             'tools/model_converters/rlanet_to_mmrla.py, name another with '
             f'--cfg-options {key}.checkpoint=FILE, or start from scratch with '
-            f'--cfg-options {key}=None',
+            f'--cfg-options {" ".join(scratch)}',
         )
