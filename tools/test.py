@@ -74,6 +74,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     use_safe_loading()
 
     runner = config.build_runner(cfg, ['test'])
+    checks.check_built_data(runner, ['test'])
     runner.register_hook(CheckpointFitHook(args.checkpoint))
     if args.out:
         is_detector = cfg.get('default_scope') == 'mmdet'

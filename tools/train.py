@@ -68,6 +68,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     use_safe_loading(own=resumed)
 
     runner = config.build_runner(cfg, ['train', 'val'])
+    checks.check_built_data(runner, ['train', 'val'])
     check_pretrained(runner.model)
     runner.register_hook(StepSeedHook())
     if cfg.get('load_from'):

@@ -7,13 +7,16 @@ from typing import Any, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from mmengine.runner import Runner
 
+from . import layout
 from .checkpoint_io import has_form, is_local
 from .config import leaf_datasets
 from .errors import UserError
 from .weights import pretrained_cfgs
 
 __all__ = [
+    'check_built_data',
     'check_checkpoint',
     'check_complete',
     'check_data',
@@ -75,7 +78,7 @@ def check_checkpoint(path: str, what: str, remedy: str) -> None:
 
 
 def check_data(cfg: Config, parts: Sequence[str]) -> None:
-    """Refuse datasets and evaluators whose files are missing.
+    """Refuse datasets and evaluators whose files are missing or lie wrongly.
 
     Args:
         cfg (Config): The whole config.
@@ -85,17 +88,37 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
         UserError: For the first path that is missing, with its key.
     """
     scope = cfg.get('default_scope')
+    datasets = []
     for part in parts:
         loader = cfg.get(f'{part}_dataloader') or {}
         key = f'{part}_dataloader.dataset'
         for name, dataset in leaf_datasets(loader.get('dataset'), key):
             if not _is_downloaded(dataset, scope):
                 _check_dataset(dataset, name)
+                layout.check_layout(dataset, name)
+                datasets.append((name, dataset))
         evaluators = cfg.get(f'{part}_evaluator') or []
         for name, evaluator in _listed(evaluators, f'{part}_evaluator'):
             ann_file = evaluator.get('ann_file')
             if isinstance(ann_file, str):
                 _check_annotations(ann_file, f'{name}.ann_file')
+    layout.check_same_classes(datasets)
+
+
+def check_built_data(runner: Runner, parts: Sequence[str]) -> None:
+    """Refuse datasets with missing images, or of classes that they do not have.
+
+    Args:
+        runner (Runner): The runner, with the loops of these parts built.
+        parts: Which parts are used: 'train', 'val', 'test'.
+
+    Raises:
+        UserError: For the first image that is missing, or with the classes.
+    """
+    for part in parts:
+        loader = getattr(getattr(runner, f'{part}_loop'), 'dataloader', None)
+        if loader is not None:
+            layout.check_samples(loader.dataset, f'{part}_dataloader.dataset')
 
 
 def _listed(cfg: Any, key: str) -> Sequence[Tuple[str, Any]]:

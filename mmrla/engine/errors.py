@@ -42,6 +42,8 @@ _PEER_LOST = (
     'Broken pipe',
 )
 _DUPLICATE_DELAY = 5.0
+# What MMEngine's BaseDataset says, by way of numpy, if it has no image.
+_EMPTY_DATASET = 'need at least one array to concatenate'
 
 #: Where a launcher says the number of a process on its machine.
 LOCAL_RANK = {
@@ -149,7 +151,10 @@ def config_errors(config: str) -> Iterator[None]:
     except WiringMismatchError:
         raise
     except ValueError as error:
-        raise UserError(f'{config}: {error}') from error
+        text = str(error)
+        if text == _EMPTY_DATASET:
+            text = 'a data set has no image left to use; check annotations and filters'
+        raise UserError(f'{config}: {text}') from error
     except (TypeError, KeyError, AssertionError, ImportError) as error:
         raise UserError(
             f'{config}: {type(error).__name__}: {one_line(error)} '

@@ -5,6 +5,7 @@
 :func:`check_samples` at the images and classes of the built one.
 """
 
+import json
 import os
 import os.path as osp
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -216,7 +217,7 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 
 def check_samples(dataset: Any, key: str) -> None:
-    """Refuse a data set without images, with missing ones, or of other classes.
+    """Refuse a data set with missing images, or of other classes.
 
     Args:
         dataset: The built data set.
@@ -225,10 +226,6 @@ def check_samples(dataset: Any, key: str) -> None:
     Raises:
         UserError: The message names the file or the classes.
     """
-    if len(dataset) == 0:
-        raise UserError(
-            f'{key} has no image left to use; check annotations and filters'
-        )
     for leaf in _leaves(dataset):
         if not hasattr(leaf, 'get_data_info'):
             continue
@@ -241,25 +238,28 @@ def _check_categories(dataset: Any, key: str) -> None:
         getattr(dataset, 'cat_ids', None),
         dataset.metainfo.get('classes'),
     )
-    coco = getattr(dataset, 'coco', None)
-    if cat_ids is None or coco is None or not classes:
+    if cat_ids is None or not classes or not is_local(dataset.ann_file):
         return
-    if isinstance(classes, str):
-        classes = (classes,)
-    names = {cat['name'] for cat in coco.dataset.get('categories', [])}
+    classes = (classes,) if isinstance(classes, str) else tuple(classes)
+    if len(cat_ids) == len(classes):
+        return
+    with open(dataset.ann_file, encoding='utf-8') as file:
+        names = [cat['name'] for cat in json.load(file).get('categories', [])]
     missing = [name for name in classes if name not in names]
     if len(missing) == len(classes):
         raise UserError(
             f'{dataset.ann_file} has none of the classes that {key} expects: it has '
-            f'{", ".join(sorted(names)[:3])} ..., not {", ".join(classes[:3])} ...; '
-            f'name them in {key}.metainfo.classes'
+            f'{_some(names)}, not {_some(classes)}; name them in {key}.metainfo.classes'
         )
-    if missing:
-        print_log(
-            f'{dataset.ann_file} has no category for {len(missing)} of '
-            f'{len(classes)} classes: {", ".join(missing[:3])} ...',
-            level=30,
-        )
+    print_log(
+        f'{dataset.ann_file} has no category for {len(missing)} of {len(classes)} '
+        f'classes: {_some(missing)}',
+        level=30,
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:3]) + ', ...' * (len(names) > 3)
 
 
 def _check_images(dataset: Any) -> None:
