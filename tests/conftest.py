@@ -1,16 +1,19 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What several test modules use: tiny data sets, configs, released files."""
 
+import functools
 import gzip
 import json
 import re
 import zlib
 from pathlib import Path
 from typing import Dict, List, Optional
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import utils as config_utils
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
@@ -263,3 +266,17 @@ class ReleasedFiles:
 def released():
     """Files with the layout of the released weights."""
     return ReleasedFiles()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def fast_metafiles():
+    """MMEngine parses all metafiles of upstream for each `mmdet::` base, slowly."""
+    with mock.patch.object(config_utils, 'load', functools.cache(config_utils.load)):
+        yield
+
+
+@pytest.fixture
+def no_init(monkeypatch):
+    """Networks with whatever is in memory: drawing weights takes most of a build."""
+    for name in ('kaiming_uniform_', 'uniform_', 'normal_', 'trunc_normal_'):
+        monkeypatch.setattr(torch.nn.init, name, lambda x, *args, **kwargs: x)

@@ -12,12 +12,10 @@ import json
 import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
-from unittest import mock
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.config import utils as config_utils
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
@@ -127,15 +125,10 @@ def _stem(name: str) -> str:
     return Path(name).stem
 
 
-# MMEngine parses all metafiles of mmdet or mmpretrain for each `mmdet::` base.
-_load_metafile = functools.cache(config_utils.load)
-
-
 @functools.cache
 def read(name: str) -> Config:
     """A config as it is; not to be changed."""
-    with mock.patch.object(config_utils, 'load', _load_metafile):
-        return Config.fromfile(ROOT / name)
+    return Config.fromfile(ROOT / name)
 
 
 def load(name: str) -> Config:
@@ -303,13 +296,6 @@ def test_coco_data(name: str) -> None:
     for key in ('type', 'depth', 'attention', 'integration'):
         default = 'v1' if key == 'integration' else None
         assert cfg.model.backbone.get(key, default) == source.get(key, default)
-
-
-@pytest.fixture
-def no_init(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Building large networks takes long because weights are drawn twice."""
-    for name in ('kaiming_uniform_', 'uniform_', 'normal_', 'trunc_normal_'):
-        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
 def words(name: str) -> List[str]:
