@@ -538,9 +538,10 @@ def config_text(
         package = 'mmdet'
         model, dataset = BASES[detector]
         bases = [f'models/{model}.py', f'datasets/{dataset}.py']
-    bases = [f'{package}::_base_/{base}' for base in [*bases, 'default_runtime.py']]
-    _package_folder(package)
-    base = Config.fromstring(f'_base_ = {bases!r}\n', '.py').to_dict()
+    # By path: for 'mmdet::...' MMEngine would read all of mmdet's metafiles first.
+    folder = _package_folder(package) / '.mim' / 'configs' / '_base_'
+    paths = [str(folder / base) for base in [*bases, 'default_runtime.py']]
+    base = Config.fromstring(f'_base_ = {paths!r}\n', '.py').to_dict()
     # What is needed to build and to test; how it was trained is another matter.
     cfg = Config(
         {k: v for k, v in base.items() if not k.startswith(('train_', 'val_'))}

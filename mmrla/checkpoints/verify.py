@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from .files import CheckpointError
+from ..engine.weights import check_weights
+from .files import CheckpointError, PathLike
 
 #: What is said of a norm that has its initial statistics.
 UNTRAINED = 'has never seen data (mean 0, variance 1)'
@@ -41,34 +42,51 @@ def example_input(shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def build(checkpoint: Mapping[str, Any], cfg: Optional[Config] = None) -> nn.Module:
+def carried_config(checkpoint: Any, path: PathLike) -> Config:
+    """The config whose text a checkpoint carries in its meta.
+
+    Args:
+        checkpoint: The object in a checkpoint.
+        path: The checkpoint's file, for the error.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    if not isinstance(text, str):
+        raise CheckpointError(f'{path}: carries no config; name one: --config')
+    return Config.fromstring(text, '.py')
+
+
+def build(
+    checkpoint: Mapping[str, Any], path: PathLike, cfg: Optional[Config] = None
+) -> nn.Module:
     """The network of a checkpoint, with its weights, in eval mode.
 
     Every stage's output is returned by its backbone.
 
     Args:
         checkpoint: The object in a checkpoint.
+        path: The checkpoint's file, for errors.
         cfg: Its config; by default the text that the checkpoint carries.
 
     Raises:
-        CheckpointError: If there is no config, or the weights do not fit.
+        UserError: If there is no config, or the weights do not fit.
     """
-    if cfg is None:
-        text = (checkpoint.get('meta') or {}).get('cfg')
-        if not isinstance(text, str):
-            raise CheckpointError('the checkpoint carries no config; name it: --config')
-        cfg = Config.fromstring(text, '.py')
+    cfg = carried_config(checkpoint, path) if cfg is None else cfg
     backbone = cfg.model.backbone
     if backbone.get('return_hidden'):
         last = backbone.get('out_indices', (3,))[-1]
         backbone.out_indices = tuple(range(last + 1))
     backbone.init_cfg = None
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         model = MODELS.build(cfg.model)
-    try:
-        model.load_state_dict(checkpoint['state_dict'], strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f'the weights do not fit the config: {error}') from error
+    weights = checkpoint['state_dict']
+    check_weights(model, weights, str(path))
+    model.load_state_dict(weights, strict=True)
     return model.eval()
 
 

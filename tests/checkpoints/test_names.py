@@ -44,8 +44,9 @@ def deeper(shapes):
     for name, shape in shapes.items():
         result[name] = shape
         match = re.match(r'(stages|stage_bns)\.2\.5\.(.*)', name)
-        for b in range(6, 23) if match else ():
-            result[f'{match[1]}.2.{b}.{match[2]}'] = shape
+        if match:
+            for b in range(6, 23):
+                result[f'{match[1]}.2.{b}.{match[2]}'] = shape
     return result
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import List, Optional
 
 import numpy as np
-from mmengine.config import Config
 
 from mmrla.checkpoints.files import CheckpointError
 from mmrla.checkpoints.verify import UNTRAINED, build, example_input, verify
 from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
 
 
@@ -77,7 +77,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise CheckpointError(f'{args.checkpoint}: has no state_dict')
     name = args.name or (checkpoint.get('meta') or {}).get('arch') or 'model'
-    model = build(checkpoint, Config.fromfile(args.config) if args.config else None)
+    cfg = load_config(args.config) if args.config else None
+    model = build(checkpoint, args.checkpoint, cfg)
     report = verify(model, name, example_input(args.shape), golden)
 
     failed = False

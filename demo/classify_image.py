@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Classify images with a converted or trained checkpoint.
+
+python demo/classify_image.py rla-resnet50.pth cat.jpg photos/ --out-dir classified
+"""
+
+import argparse
+from typing import List, Optional
+
+from inputs import add_arguments, image_files, network_config
+from mmpretrain import ImageClassificationInferencer
+
+from mmrla.engine.checkpoint_io import use_safe_loading
+from mmrla.engine.errors import one_line_errors
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options of the example."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument('--out-dir', help='write the images with their classes here')
+    return parser.parse_args(argv)
+
+
+@one_line_errors
+def main(argv: Optional[List[str]] = None) -> None:
+    """Classify."""
+    args = parse_args(argv)
+    files = image_files(args.images)
+    use_safe_loading()
+    inferencer = ImageClassificationInferencer(
+        network_config(args.checkpoint, args.config),
+        pretrained=args.checkpoint,
+        device=args.device,
+    )
+    results = inferencer(files, batch_size=args.batch_size, show_dir=args.out_dir)
+    for file, result in zip(files, results):
+        label = result.get('pred_class', result['pred_label'])
+        print(f'{file}: {label} ({result["pred_score"]:.3f})')
+
+
+if __name__ == '__main__':
+    main()

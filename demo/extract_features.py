@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Features of images: the stage outputs of the backbone, and the pooled vector.
+
+python demo/extract_features.py rla-resnet50.pth cat.jpg photos/ --out-dir features
+
+For each image a file NAME.npz: stage0, stage1, ... (C, H, W), of a classifier also
+hidden, the last hidden state (k, H, W), and vector, what its classifier reads.
+"""
+
+import argparse
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+import torch
+from inputs import add_arguments, image_files, network_config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+
+from mmrla.checkpoints.verify import build
+from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.engine.errors import one_line_errors
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options of the example."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument('--out-dir', type=Path, required=True)
+    return parser.parse_args(argv)
+
+
+@one_line_errors
+def main(argv: Optional[List[str]] = None) -> None:
+    """Extract."""
+    args = parse_args(argv)
+    files = image_files(args.images)
+    cfg = network_config(args.checkpoint, args.config)
+    init_default_scope(cfg.default_scope)
+    model = build(load_foreign(args.checkpoint), args.checkpoint, cfg)
+    model.to(args.device)
+    # Images come without annotations.
+    steps = cfg.test_dataloader.dataset.pipeline
+    pipeline = Compose([step for step in steps if step.type != 'LoadAnnotations'])
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        batch = pseudo_collate([pipeline(dict(img_path=file, img_id=0))])
+        with torch.no_grad():
+            images = model.data_preprocessor(batch, False)['inputs']
+            outputs = model.backbone(images)
+            features = {f'stage{i}': out[0] for i, out in enumerate(outputs)}
+            if getattr(model.backbone, 'return_hidden', False):
+                features['hidden'] = features.pop(f'stage{len(outputs) - 1}')
+            if hasattr(model, 'head'):
+                features['vector'] = model.neck(outputs)[-1][0]
+        path = args.out_dir / f'{Path(file).stem}.npz'
+        np.savez(
+            path, **{name: value.cpu().numpy() for name, value in features.items()}
+        )
+        shapes = ', '.join(f'{n} {tuple(v.shape)}' for n, v in features.items())
+        print(f'{path}: {shapes}')
+
+
+if __name__ == '__main__':
+    main()

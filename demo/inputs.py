@@ -1,0 +1,63 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""What the examples take: images and folders, a checkpoint, maybe a config."""
+
+import argparse
+from pathlib import Path
+from typing import List, Optional
+
+import cv2
+import torch
+from mmengine.config import Config
+
+from mmrla.checkpoints.verify import carried_config
+from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.engine.config import load_config
+from mmrla.engine.errors import UserError
+
+__all__ = ['add_arguments', 'image_files', 'network_config']
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all examples have."""
+    parser.add_argument('checkpoint', help='checkpoint of mmrla')
+    parser.add_argument('images', nargs='+', help='images, or folders of images')
+    parser.add_argument('--config', help='config; by default the checkpoint carries it')
+    parser.add_argument(
+        '--device', default='cuda:0' if torch.cuda.is_available() else 'cpu'
+    )
+
+
+def image_files(paths: List[str]) -> List[str]:
+    """The images among files and folders, in order.
+
+    Raises:
+        UserError: For a file that is not there or no image, or a folder without.
+    """
+    files: List[str] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES]
+            if not found:
+                raise UserError(f'{path}: has no images ({" ".join(SUFFIXES)})')
+        elif path.is_file():
+            found = [path]
+        else:
+            raise UserError(f'{path}: no such file or folder')
+        files += map(str, found)
+    for file in files:
+        if cv2.imread(file) is None:
+            raise UserError(f'{file}: cannot be read as an image')
+    return files
+
+
+def network_config(checkpoint: str, config: Optional[str]) -> Config:
+    """The config of a checkpoint: the one named, else the one it carries.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if config is not None:
+        return load_config(config)
+    return carried_config(load_foreign(checkpoint), checkpoint)

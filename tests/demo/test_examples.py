@@ -1,0 +1,185 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The examples, on converted files of released layout."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrla.checkpoints.convert import convert
+from mmrla.checkpoints.detectors import head_shapes
+from mmrla.checkpoints.files import save_file
+
+from ..tools.conftest import isolated
+
+DEMO = Path(__file__).resolve().parents[2] / 'demo'
+
+
+def example(name):
+    """The ``main`` of an example; as a program it finds its neighbours."""
+    spec = importlib.util.spec_from_file_location(f'demo_{name}', DEMO / f'{name}.py')
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(DEMO))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(DEMO))
+
+    def call(*args):
+        with isolated():
+            module.main([str(arg) for arg in args])
+
+    return call
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """A folder of pictures, and something else in it."""
+    folder = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    for name, shape in (('a.png', (48, 64, 3)), ('b.jpg', (60, 40, 3))):
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, shape, dtype=np.uint8))
+    (folder / 'notes.txt').write_text('no picture')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def classifier(released, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('classifier')
+    src = released.save('dsrla_mobilenetv2_k32', folder / 'released.pth.tar')
+    save_file(convert(src).checkpoint, folder / 'mmrla.pth')
+    return folder / 'mmrla.pth'
+
+
+@pytest.fixture(scope='module')
+def detector(released, tmp_path_factory):
+    """A Mask R-CNN that is sure of many things."""
+    folder = tmp_path_factory.mktemp('detector')
+    weights = {f'backbone.{n}': v for n, v in released.weights('rla_resnet50').items()}
+    shapes = head_shapes('mask_rcnn', 80, (256, 512, 1024, 2048))
+    weights.update({n: released.tensor(n, list(s)) for n, s in shapes.items()})
+    torch.save(dict(meta={}, state_dict=weights), folder / 'released.pth')
+    checkpoint = convert(folder / 'released.pth').checkpoint
+    # For a test: small images, and few of the many things that it is sure of.
+    cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
+    (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize')
+    resize.scale = (96, 96)
+    cfg.model.test_cfg.rpn.max_per_img = 20
+    cfg.model.test_cfg.rcnn.update(max_per_img=3, score_thr=0.0)
+    checkpoint['meta']['cfg'] = cfg.pretty_text
+    save_file(checkpoint, folder / 'mmrla.pth')
+    return folder / 'mmrla.pth'
+
+
+def test_classify_a_folder_and_an_image(classifier, photos, tmp_path, capsys):
+    example('classify_image')(
+        classifier,
+        photos,
+        photos / 'a.png',
+        '--batch-size',
+        2,
+        '--device',
+        'cpu',
+        '--out-dir',
+        tmp_path / 'out',
+    )
+    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in lines if line.startswith(str(photos))]
+    assert len(lines) == 3
+    # The same image gets the same class, alone and in a batch.
+    assert lines[0] == lines[2]
+    assert len(list((tmp_path / 'out').iterdir())) >= 2
+
+
+def test_detect_in_a_folder(detector, photos, tmp_path, capsys):
+    example('detect_image')(
+        detector,
+        photos,
+        '--batch-size',
+        2,
+        '--device',
+        'cpu',
+        '--score-thr',
+        0,
+        '--out-dir',
+        tmp_path,
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f'{photos}/') for line in lines) == 2
+    for name in ('a.png', 'b.jpg'):
+        assert cv2.imread(str(tmp_path / 'vis' / name)) is not None
+    assert len(list((tmp_path / 'preds').glob('*.json'))) == 2
+
+
+def test_detect_in_a_video(detector, photos, tmp_path, capsys):
+    video = cv2.VideoWriter(
+        str(tmp_path / 'in.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 5, (64, 48)
+    )
+    for _ in range(2):
+        video.write(cv2.imread(str(photos / 'a.png')))
+    video.release()
+    out = tmp_path / 'out.mp4'
+
+    example('detect_video')(detector, tmp_path / 'in.avi', out, '--device', 'cpu')
+
+    assert '2 frames' in capsys.readouterr().out
+    assert int(cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FRAME_COUNT)) == 2
+
+
+def test_features_of_a_classifier(classifier, photos, tmp_path):
+    example('extract_features')(
+        classifier, photos, '--out-dir', tmp_path, '--device', 'cpu'
+    )
+    with np.load(tmp_path / 'a.npz') as features:
+        assert {name: value.shape for name, value in features.items()} == {
+            'stage0': (16, 112, 112),
+            'stage1': (24, 56, 56),
+            'stage2': (32, 28, 28),
+            'stage3': (96, 14, 14),
+            'stage4': (320, 7, 7),
+            'hidden': (32, 7, 7),
+            'vector': (1280,),
+        }
+    assert (tmp_path / 'b.npz').is_file()
+
+
+def test_features_of_a_detector(detector, photos, tmp_path):
+    example('extract_features')(
+        detector, photos / 'a.png', '--out-dir', tmp_path, '--device', 'cpu'
+    )
+    with np.load(tmp_path / 'a.npz') as features:
+        assert [value.shape[0] for value in features.values()] == [256, 512, 1024, 2048]
+
+
+@pytest.mark.parametrize('name', ['classify_image', 'extract_features'])
+def test_bad_inputs_end_with_one_line(classifier, photos, tmp_path, capsys, name):
+    bare = tmp_path / 'bare.pth'
+    torch.save(dict(state_dict={}), bare)
+    (tmp_path / 'empty').mkdir()
+    for args, message in [
+        ([classifier, photos / 'none.png'], 'no such file or folder'),
+        ([classifier, photos / 'notes.txt'], 'cannot be read as an image'),
+        ([classifier, tmp_path / 'empty'], 'has no images'),
+        ([tmp_path / 'none.pth', photos], 'does not exist'),
+        ([bare, photos], 'carries no config'),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            example(name)(*args, '--out-dir', tmp_path / 'out', '--device', 'cpu')
+        assert ended.value.code in (1, 2)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert message in lines[-1]
+        assert not any('Traceback' in line for line in lines)
+
+
+def test_bad_video_ends_with_one_line(detector, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        example('detect_video')(detector, photos / 'notes.txt', tmp_path / 'out.mp4')
+    assert ended.value.code == 2
+    assert 'cannot be read as a video' in capsys.readouterr().err

@@ -1,0 +1,335 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+
+from .conftest import TOOLS, call, error_line, run
+
+TO_MMRLA = 'model_converters/rlanet_to_mmrla'
+TO_RLANET = 'model_converters/mmrla_to_rlanet'
+PUBLISH = 'model_converters/publish_model'
+VERIFY = 'model_converters/verify'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('weights')
+
+
+@pytest.fixture(scope='module')
+def mobilenet(released, folder):
+    """A file of dsrla_mobilenetv2_k32, and the converted one."""
+    src = released.save('dsrla_mobilenetv2_k32', folder / 'dsrla.pth.tar')
+    call(TO_MMRLA, src, folder / 'mmrla.pth')
+    return src, folder / 'mmrla.pth'
+
+
+@pytest.fixture(scope='module')
+def golden(released, folder):
+    path = folder / 'golden.npz'
+    np.savez(path, **released.golden)
+    return path
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_conversion_says_what_it_found(mobilenet, tmp_path, capsys):
+    call(TO_MMRLA, mobilenet[0], tmp_path / 'new/out.pth')
+    lines = dict(line.split(':', 1) for line in capsys.readouterr().out.splitlines())
+    assert lines['network'].split() == [
+        'dsrla_mobilenetv2_k32',
+        '(by',
+        'the',
+        "file's",
+        'arch)',
+    ]
+    assert "integration='v1'" in lines['wiring']
+    assert lines['config'].split() == [
+        'configs/rla_mobilenet_v2/rla-mobilenet-v2-released_2xb48_in1k.py'
+    ]
+    assert 'top-1 error (%) 27.62' in lines['published']
+    assert len(lines['source'].split()[1]) == 64
+    assert str(tmp_path / 'new/out.pth') in lines['written']
+    # The same file gives the same bytes.
+    assert (tmp_path / 'new/out.pth').read_bytes() == mobilenet[1].read_bytes()
+
+
+def test_config_can_be_saved(released, folder, tmp_path, capsys):
+    src = released.save('rlav5_resnet50', tmp_path / 'v5.pth.tar', constant=True)
+    call(TO_MMRLA, src, tmp_path / 'v5.pth', '--save-config', tmp_path / 'v5.py')
+    cfg = Config.fromfile(tmp_path / 'v5.py')
+    assert cfg.model.backbone.integration == 'v5'
+    src = released.save('rlalstm_resnet50', tmp_path / 'l.pth.tar', constant=True)
+    capsys.readouterr()
+    call(TO_MMRLA, src, tmp_path / 'l.pth')
+    assert 'none in configs/' in capsys.readouterr().out
+
+
+def test_round_trip(mobilenet, tmp_path, capsys):
+    call(TO_RLANET, mobilenet[1], tmp_path / 'back.pth.tar')
+    assert 'dsrla_mobilenetv2_k32' in capsys.readouterr().out
+    original, back = read(mobilenet[0]), read(tmp_path / 'back.pth.tar')
+    assert list(back['state_dict']) == list(original['state_dict'])
+    for name, value in original['state_dict'].items():
+        assert back['state_dict'][name].dtype == value.dtype
+        assert torch.equal(back['state_dict'][name], value)
+    # And once more in the other direction.
+    call(TO_MMRLA, tmp_path / 'back.pth.tar', tmp_path / 'again.pth')
+    again, first = read(tmp_path / 'again.pth'), read(mobilenet[1])
+    assert list(again['state_dict']) == list(first['state_dict'])
+    assert all(
+        torch.equal(again['state_dict'][n], v) for n, v in first['state_dict'].items()
+    )
+
+
+def cut(src, path):
+    path.write_bytes(src.read_bytes()[:-1000])
+
+
+def page(src, path):
+    path.write_text('<html>404</html>')
+
+
+def nothing(src, path):
+    pass
+
+
+def other_network(src, path):
+    torch.save({'features.0.weight': torch.zeros(3)}, path)
+
+
+def wrong_shape(src, path):
+    content = read(src)
+    content['state_dict']['module.conv2.0.weight'] = torch.zeros(1280, 353, 1, 1)
+    torch.save(content, path)
+
+
+def logs(src, path):
+    torch.save(dict(state_dict={}, message_hub=HistoryBuffer()), path)
+
+
+@pytest.mark.parametrize(
+    'make, args, message',
+    [
+        (nothing, [], 'no such file'),
+        (cut, [], 'truncated'),
+        (page, [], 'not a checkpoint that PyTorch can read'),
+        (logs, [], 'refused: loading it needs mmengine.logging'),
+        (other_network, [], 'no weights of a released network'),
+        (wrong_shape, [], '1 shapes differ, the first: neck.conv.conv.weight is'),
+        (None, ['--arch', 'rla_resnet50'], 'family resnet by name, mobilenet_v2 here'),
+        (None, ['--arch', 'resnet-50'], "'resnet-50' names no released network"),
+        (None, ['--task', 'det'], '--task det, but the file has the weights of a'),
+        (None, ['--task', 'segm'], 'invalid choice'),
+        (None, ['--from-resnet'], 'needs a plain ResNet'),
+    ],
+)
+def test_bad_source_ends_with_one_line_and_no_file(
+    mobilenet, tmp_path, capsys, make, args, message
+):
+    src = mobilenet[0]
+    if make:
+        src = tmp_path / 'src.pth'
+        make(mobilenet[0], src)
+    dst = tmp_path / 'dst.pth'
+    dst.write_text('precious')
+
+    status, line = error_line(capsys, TO_MMRLA, src, dst, *args)
+
+    assert status in (1, 2)
+    assert message in line
+    assert dst.read_text() == 'precious'
+    assert {p.name for p in tmp_path.iterdir()} <= {'src.pth', 'dst.pth'}
+
+
+def test_bad_target_ends_with_one_line(mobilenet, tmp_path, capsys):
+    (tmp_path / 'file').write_text('')
+    for dst in (tmp_path, tmp_path / 'file' / 'dst.pth'):
+        status, line = error_line(capsys, TO_MMRLA, mobilenet[0], dst)
+        assert status in (1, 2)
+        assert str(dst) in line
+
+
+def test_source_may_be_replaced(released, tmp_path):
+    src = released.save('rla_resnet50', tmp_path / 'one.pth', constant=True)
+    call(TO_MMRLA, src, src)
+    assert read(src)['meta']['arch'] == 'rla_resnet50'
+
+
+def test_export_refuses_other_checkpoints(mobilenet, tmp_path, capsys):
+    _, line = error_line(capsys, TO_RLANET, mobilenet[0], tmp_path / 'out.pth')
+    assert 'no checkpoint of an RLA network of mmrla' in line
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_verify_agrees_with_golden_outputs(mobilenet, golden, tmp_path, capsys):
+    out = tmp_path / 'own.npz'
+    call(VERIFY, mobilenet[1], '--golden', golden, '--save', out)
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].startswith('dsrla_mobilenetv2_k32 ')
+    assert text.splitlines()[0].endswith('ok')
+    assert 'no layer looks wrong' in text
+    # What it has saved is a golden file; it has the stage outputs too.
+    call(VERIFY, mobilenet[1], '--golden', out)
+    assert capsys.readouterr().out.count(' ok') == 6
+
+
+def test_verify_with_a_config(mobilenet, golden, capsys):
+    config = (
+        TOOLS.parent
+        / 'configs/rla_mobilenet_v2/rla-mobilenet-v2-released_2xb48_in1k.py'
+    )
+    call(VERIFY, mobilenet[1], '--golden', golden, '--config', config)
+    assert ' ok' in capsys.readouterr().out
+    # The paper's network has a unit for each stage.
+    config = config.with_name(config.name.replace('-released', ''))
+    _, line = error_line(capsys, VERIFY, mobilenet[1], '--config', config)
+    assert 'belongs to another network than the config' in line
+
+
+def test_verify_finds_what_is_wrong(mobilenet, golden, tmp_path, capsys):
+    content = read(mobilenet[1])
+    weights = content['state_dict']
+    weights['backbone.layer3.blocks.1.project.conv.weight'].zero_()
+    weights['backbone.layer4.blocks.0.expand.bn.running_var'][3] = -1
+    weights['backbone.layer2.rla.norms.0.running_mean'].zero_()
+    weights['backbone.layer2.rla.norms.0.running_var'].fill_(1)
+    torch.save(content, tmp_path / 'bad.pth')
+
+    with pytest.raises(SystemExit) as ended:
+        call(VERIFY, tmp_path / 'bad.pth', '--golden', golden)
+
+    assert ended.value.code == 1
+    table = {
+        line.split()[0]: line.split(maxsplit=1)[1]
+        for line in capsys.readouterr().out.splitlines()
+    }
+    assert table['dsrla_mobilenetv2_k32'].endswith('DIFFERENT')
+    name = 'backbone.layer3.blocks.1.project.conv'
+    assert table[f'{name}.weight'] == 'is all zero'
+    assert table[name] == 'output is all zero'
+    name = 'backbone.layer4.blocks.0.expand.bn'
+    assert table[f'{name}.running_var'] == 'has negative values'
+    assert table[name] == 'output has NaN or infinity'
+    assert 'never seen data' in table['backbone.layer2.rla.norms.0']
+    # Later layers see the same NaN; the first one is what counts.
+    assert 'backbone.layer2.blocks.0.expand.conv' not in table
+
+
+def test_verify_refuses_what_it_cannot_compare(mobilenet, tmp_path, golden, capsys):
+    (tmp_path / 'text.npz').write_text('no array')
+    for args, message in [
+        (['--golden', tmp_path / 'none.npz'], 'no such file'),
+        (['--golden', tmp_path / 'text.npz'], 'no .npz file of NumPy'),
+        (['--golden', golden, '--name', 'other'], 'has none of other'),
+        (['--golden', golden, '--shape', 1, 3, 64, 96], 'differ in shape'),
+    ]:
+        status, line = error_line(capsys, VERIFY, mobilenet[1], *args)
+        assert status == 2
+        assert message in line
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'bare.pth')
+    _, line = error_line(capsys, VERIFY, tmp_path / 'bare.pth')
+    assert 'carries no config' in line
+
+
+def test_publish_keeps_weights_and_meta(mobilenet, tmp_path, capsys):
+    content = read(mobilenet[1])
+    content.update(
+        optimizer=dict(state={}), message_hub=HistoryBuffer(), param_schedulers=[]
+    )
+    content['meta'].update(
+        palette=np.arange(3), epoch=np.int64(7), history=HistoryBuffer(), kept=(1, {2})
+    )
+    torch.save(content, tmp_path / 'epoch_12.pth')
+
+    call(PUBLISH, tmp_path / 'epoch_12.pth', tmp_path / 'rla.pth')
+
+    out = capsys.readouterr().out
+    for name in ('optimizer', 'message_hub', 'param_schedulers', 'meta.history'):
+        assert name in out.splitlines()[0]
+    (written,) = tmp_path.glob('rla-*.pth')
+    digest = hashlib.sha256(written.read_bytes()).hexdigest()
+    assert written.name == f'rla-{digest[:8]}.pth'
+    published = read(written)
+    assert list(published) == ['meta', 'state_dict']
+    assert published['meta']['arch'] == 'dsrla_mobilenetv2_k32'
+    assert published['meta']['epoch'] == 7
+    assert published['meta']['palette'].tolist() == [0, 1, 2]
+    assert published['meta']['kept'] == (1, [2])
+    assert 'history' not in published['meta']
+    assert list(published['state_dict']) == list(content['state_dict'])
+    assert {p.name for p in tmp_path.iterdir()} == {'epoch_12.pth', written.name}
+
+
+def test_publish_keeps_other_entries_on_request(mobilenet, tmp_path):
+    torch.save(dict(state_dict={}, meta={}, ema=torch.ones(1)), tmp_path / 'in.pth')
+    keys = '--save-keys', 'state_dict', 'ema'
+    call(PUBLISH, tmp_path / 'in.pth', tmp_path / 'out', *keys)
+    (written,) = tmp_path.glob('out-*.pth')
+    assert list(read(written)) == ['state_dict', 'ema']
+
+
+def test_publish_refuses_what_has_no_weights(tmp_path, capsys):
+    torch.save([1], tmp_path / 'in.pth')
+    _, line = error_line(capsys, PUBLISH, tmp_path / 'in.pth', tmp_path / 'out.pth')
+    assert 'has no state_dict' in line
+
+
+def test_converter_is_a_program(mobilenet, golden, tmp_path):
+    tool = TOOLS / 'model_converters'
+    dst = tmp_path / 'out.pth'
+    done = run(sys.executable, tool / 'rlanet_to_mmrla.py', mobilenet[0], dst)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    done = run(sys.executable, tool / 'rlanet_to_mmrla.py', golden, dst)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+#: Runs a tool and prints the processor's time and the peak of the memory in use.
+MEASURE = """
+import re, runpy, sys, time
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())
+print(time.process_time(), peak[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+def test_conversion_of_200_megabytes_takes_10_seconds_and_1_gigabyte(
+    released, tmp_path
+):
+    weights = released.weights('rla_resnet50')
+    momentum = {i: torch.rand_like(v) for i, v in enumerate(weights.values()) if v.ndim}
+    src = tmp_path / 'big.pth.tar'
+    torch.save(
+        dict(
+            arch='rla_resnet50',
+            state_dict={f'module.{n}': v for n, v in weights.items()},
+            optimizer=dict(state=momentum, param_groups=[]),
+        ),
+        src,
+    )
+    assert src.stat().st_size > 200e6
+    done = run(
+        sys.executable,
+        '-c',
+        MEASURE,
+        TOOLS / f'{TO_MMRLA}.py',
+        src,
+        tmp_path / 'out.pth',
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = map(float, done.stdout.splitlines()[-1].split())
+    # The processor's time: others may use the machine too.
+    assert seconds < 10
+    assert kilobytes * 1024 < 1e9
