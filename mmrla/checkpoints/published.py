@@ -27,7 +27,7 @@ class Published:
             classification file.
         config: The config that takes the converted weights, below ``configs/``.
         scores: (name, value) of each score of the file.
-        paper: The values in the paper's tables, where they are others.
+        paper: The value in the paper's table, where it is another.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Published:
     detector: Optional[str]
     config: str
     scores: Tuple[Tuple[str, float], ...]
-    paper: Optional[Tuple[float, ...]] = None
+    paper: Optional[float] = None
 
     @property
     def task(self) -> str:
@@ -44,19 +44,17 @@ class Published:
 
     def describe(self) -> str:
         """The scores in one line."""
-        text = ', '.join(f'{name} {value:g}' for name, value in self.scores)
-        if self.paper:
-            text += f" (the paper's table: {', '.join(f'{v:g}' for v in self.paper)})"
+        digits = 1 if self.detector else 2
+        text = ', '.join(f'{name} {value:.{digits}f}' for name, value in self.scores)
+        if self.paper is not None:
+            text += f" (the paper's table: {self.paper:.{digits}f})"
         return text
 
 
 def _classifier(
     name: str, arch: str, config: str, error: float, paper: Optional[float] = None
 ) -> Published:
-    scores = ((TOP1_ERROR, error),)
-    return Published(
-        name, arch, None, config, scores, None if paper is None else (paper,)
-    )
+    return Published(name, arch, None, config, ((TOP1_ERROR, error),), paper)
 
 
 # (name in the released files, name in our configs, released network).

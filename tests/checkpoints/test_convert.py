@@ -3,6 +3,7 @@
 
 import inspect
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from mmrla.checkpoints.detectors import BASES, head_shapes
 from mmrla.checkpoints.export import export
 from mmrla.checkpoints.files import CheckpointError, load_file
 from mmrla.checkpoints.published import PUBLISHED, find_published
+from mmrla.checkpoints.published import TOLERANCE as TOLERANCE_OF
 from mmrla.checkpoints.verify import build as build_network
 from mmrla.checkpoints.verify import verify
 from mmrla.models.backbones.base import RLABackbone
@@ -440,6 +442,16 @@ def test_published_table():
     for entry in PUBLISHED[:6]:
         # The file's name ends with its error in hundredths of a percent.
         assert entry.scores[0][1] == int(entry.name[-4:]) / 100
+
+
+def test_page_has_the_published_table():
+    page = (Path(__file__).parents[2] / 'docs/published_weights.md').read_text()
+    rows = [line.split(' | ') for line in page.splitlines() if line.startswith('| ')]
+    rows = [row for row in rows if row[1].endswith('.py')]
+    assert [(row[0][2:], *row[1:3], row[3][:-2]) for row in rows] == [
+        (e.name, e.config, e.describe(), f'{TOLERANCE_OF[e.scores[0][0]]:g}')
+        for e in PUBLISHED
+    ]
 
 
 # --- starting from a ResNet -----------------------------------------------------
