@@ -23,10 +23,10 @@ demo: setup ## Train and evaluate an RLA detector on scenes of real digits, on t
 	@$(PY) demo/run_demo.py
 
 test: setup ## Run the tests that .ci/run runs
-	@$(PY) -m pytest -q -m 'not slow' $(ARGS)
+	@$(PY) -m pytest -q -n auto --dist loadfile -m 'not slow' $(ARGS)
 
 test-all: setup ## Run all tests, the slow ones too
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n auto --dist loadfile $(ARGS)
 
 lint: setup ## Check style and types
 	@$(PY) -m ruff check .

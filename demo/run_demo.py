@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A clone that is not installed works as well.
 sys.path.insert(0, str(ROOT))
 
+import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from mmrla import __version__  # noqa: E402
@@ -182,13 +183,20 @@ def exclusive(work_dir: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def tool_environment() -> Dict[str, str]:
-    """The environment of the tools."""
+def train_processes() -> int:
+    """Two on a CPU with the cores for them: half the steps' time is Python's."""
+    cores = len(os.sched_getaffinity(0))
+    return 1 if torch.cuda.is_available() else min(cores, 2)
+
+
+def tool_environment(processes: int) -> Dict[str, str]:
+    """The environment of the tools, run by so many processes."""
     env = dict(os.environ)
     path = env.get('PYTHONPATH')
     env['PYTHONPATH'] = f'{ROOT}{os.pathsep}{path}' if path else str(ROOT)
     # The net is too thin for many threads.
-    env.setdefault('OMP_NUM_THREADS', str(min(len(os.sched_getaffinity(0)), 4)))
+    threads = min(len(os.sched_getaffinity(0)) // processes, 4)
+    env.setdefault('OMP_NUM_THREADS', str(threads))
     # Threads that spin while they wait stand in each other's way as soon as
     # anything else runs on the machine: steps then take ten times as long.
     env.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -201,6 +209,7 @@ def run_tool(
     log: Path,
     lock: int,
     poll: Optional[Callable[[], None]] = None,
+    processes: int = 1,
 ) -> None:
     """Runs a tool of this clone; what it prints goes to a file.
 
@@ -210,11 +219,16 @@ def run_tool(
         log: File to append its output to.
         lock: Descriptor that the tool shall hold.
         poll: Called twice a second while the tool runs.
+        processes: Processes that share the work, as with tools/dist_train.sh.
 
     Raises:
         UserError: If the tool fails, with its last line.
     """
-    command = [sys.executable, str(ROOT / 'tools' / name), *arguments]
+    command = [str(ROOT / 'tools' / name), *arguments]
+    if processes > 1:
+        start_all = [str(ROOT / 'tools/dist_run.py'), str(processes)]
+        command = [*start_all, *command, '--launcher', 'pytorch']
+    command.insert(0, sys.executable)
     with log.open('a') as output:
         output.write(f'\n$ {" ".join(command)}\n')
         output.flush()
@@ -226,7 +240,7 @@ def run_tool(
             stdin=subprocess.DEVNULL,
             # Where the config's own data root is.
             cwd=ROOT,
-            env=tool_environment(),
+            env=tool_environment(processes),
             pass_fds=[lock],
         )
     try:
@@ -361,13 +375,18 @@ def train(
         return checkpoint
 
     arguments = [cfg.filename, '--work-dir', str(work_dir), '--resume', 'auto']
+    processes = train_processes()
+    per_process = cfg.train_dataloader.batch_size // processes
+    arguments += ['--cfg-options', f'train_dataloader.batch_size={per_process}']
     log = work_dir / TRAIN_LOG
-    say(f'  tools/train.py {shown(Path(cfg.filename))}')
+    tool = 'tools/train.py' if processes == 1 else 'tools/dist_train.sh'
+    counted = '' if processes == 1 else f' {processes}'
+    say(f'  {tool} {shown(Path(cfg.filename))}{counted}')
     say(f'  its log: {shown(log)}')
     write_state(work_dir, fingerprint=target)
     iterations = epochs * math.ceil(params.num_train / cfg.train_dataloader.batch_size)
     follower = Follower(work_dir, iterations, epochs)
-    run_tool('train.py', arguments, log, lock, follower.poll)
+    run_tool('train.py', arguments, log, lock, follower.poll, processes)
     follower.finish()
     write_state(work_dir, fingerprint=target, sha256=file_hash(checkpoint))
     return checkpoint

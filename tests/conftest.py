@@ -4,6 +4,7 @@
 import functools
 import gzip
 import json
+import os
 import re
 import zlib
 from pathlib import Path
@@ -15,6 +16,11 @@ import pytest
 import torch
 from mmengine.config import utils as config_utils
 from PIL import Image
+
+# Networks of this size gain nothing from threads, and as many tests as there are
+# cores run at once.
+torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 REPO = Path(__file__).resolve().parents[1]
 SIZE = 64

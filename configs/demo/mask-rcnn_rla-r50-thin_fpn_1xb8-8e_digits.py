@@ -16,16 +16,16 @@ model = dict(
         frozen_stages=-1,
         norm_eval=False,
     ),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels, num_outs=4),
     rpn_head=dict(
         in_channels=channels,
         feat_channels=channels,
-        # Digits are 26 to 56 pixels high: P2 to P4 see them with these anchors.
-        anchor_generator=dict(scales=[6]),
+        # Digits of 36 to 64 pixels: anchors of 24, 48, 96 and 192.
+        anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(
-            out_channels=channels, roi_layer=dict(sampling_ratio=1)
+            out_channels=channels, roi_layer=dict(sampling_ratio=2)
         ),
         bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10),
         mask_roi_extractor=dict(
@@ -103,12 +103,12 @@ test_evaluator = val_evaluator
 
 # Schedule
 max_epochs = 8
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10),
 )
 param_scheduler = [

@@ -94,22 +94,22 @@ class DigitSceneParams:
     which each scene or digit draws its own value.
 
     Args:
-        num_train: Number of training scenes. Defaults to 1000.
+        num_train: Number of training scenes. Defaults to 1400.
         num_val: Number of validation scenes. Defaults to 200.
         image_size: Side of the square images. Defaults to 160.
         digits: Number of digits in a scene. Defaults to (3, 8).
-        digit_size: Longer side of a digit. Defaults to (26, 56).
+        digit_size: Longer side of a digit. Defaults to (36, 64).
         max_rotation: Largest rotation of a digit in degrees, either way.
-            Defaults to 15.
+            Defaults to 10.
         min_contrast: Least distance of a digit's colour from the background's,
-            as a fraction of the distance from black to white. Defaults to 0.25.
+            as a fraction of the distance from black to white. Defaults to 0.3.
         max_box_overlap: Largest intersection of two digits' boxes, as a
-            fraction of the smaller box. Defaults to 0.25.
+            fraction of the smaller box. Defaults to 0.2.
         max_hidden: Largest fraction of a digit that later ones may hide.
-            Defaults to 0.25.
+            Defaults to 0.2.
         clutter: Number of distractors in a scene, drawn below the digits: pieces
             cut out of other digits, which belong to no class. Defaults to
-            (0, 3).
+            (0, 2).
         noise: Standard deviation of the pixel noise, in grey levels of 0 to 255.
             Defaults to 4.
         val_fraction: Fraction of the source digits of each class that only the
@@ -120,16 +120,16 @@ class DigitSceneParams:
         ValueError: If a value is out of range.
     """
 
-    num_train: int = 1000
+    num_train: int = 1400
     num_val: int = 200
     image_size: int = 160
     digits: Tuple[int, int] = (3, 8)
-    digit_size: Tuple[int, int] = (26, 56)
-    max_rotation: float = 15.0
-    min_contrast: float = 0.25
-    max_box_overlap: float = 0.25
-    max_hidden: float = 0.25
-    clutter: Tuple[int, int] = (0, 3)
+    digit_size: Tuple[int, int] = (36, 64)
+    max_rotation: float = 10.0
+    min_contrast: float = 0.3
+    max_box_overlap: float = 0.2
+    max_hidden: float = 0.2
+    clutter: Tuple[int, int] = (0, 2)
     noise: float = 4.0
     val_fraction: float = 0.2
     seed: int = 0

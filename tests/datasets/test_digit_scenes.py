@@ -107,7 +107,7 @@ def test_scenes_are_as_asked_for(coco):
         annotations = coco.imgToAnns[image_id]
         assert 3 <= len(annotations) <= 8
         for annotation in annotations:
-            assert max(annotation['bbox'][2:]) <= 56
+            assert max(annotation['bbox'][2:]) <= 64
     assert [c['name'] for c in coco.dataset['categories']] == list('0123456789')
     assert min(coco.anns) == 1
 

@@ -27,7 +27,7 @@ class FakeTools:
         self.calls = []
         self.ap = 0.9
 
-    def __call__(self, name, arguments, log, lock, poll=None):
+    def __call__(self, name, arguments, log, lock, poll=None, processes=1):
         self.calls.append(name)
         options = dict(zip(arguments[1:], arguments[2:]))
         work_dir = Path(options['--work-dir'])
