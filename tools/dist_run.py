@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from typing import List, NoReturn
 
 import torch
@@ -93,7 +94,10 @@ def main(argv: List[str]) -> None:
     # torch's report of a failure is a page; what matters of it is said below.
     logging.disable(logging.ERROR)
     try:
-        run.run(run.parse_args(arguments))
+        with tempfile.TemporaryDirectory() as folder:
+            # Errors that they have in common are shown once (mmrla.engine.errors).
+            os.environ['MMRLA_SHARED_FOLDER'] = folder
+            run.run(run.parse_args(arguments))
     except ChildFailedError as error:
         # A process that was killed takes others with it, which say only that.
         killed = [item for item in error.failures.items() if item[1].exitcode < 0]

@@ -3,9 +3,9 @@
 
 import errno
 import functools
+import hashlib
 import os
 import sys
-import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, NamedTuple, Optional
 
@@ -15,7 +15,6 @@ from ..checkpoints.wiring import WiringMismatchError
 
 __all__ = [
     'DEBUG',
-    'LOCAL_RANK',
     'UserError',
     'config_errors',
     'one_line',
@@ -24,6 +23,9 @@ __all__ = [
 
 #: Environment variable that brings the tracebacks back.
 DEBUG = 'MMRLA_DEBUG'
+# Environment variable with a folder that the processes of a machine share, made by
+# tools/dist_run.py.
+_SHARED_FOLDER = 'MMRLA_SHARED_FOLDER'
 
 # Faults of the machine or of a path, not of a program.
 _ENVIRONMENT_ERRORS = (
@@ -41,16 +43,8 @@ _PEER_LOST = (
     'Connection refused',
     'Broken pipe',
 )
-_DUPLICATE_DELAY = 5.0
 # What MMEngine's BaseDataset says, by way of numpy, if it has no image.
 _EMPTY_DATASET = 'need at least one array to concatenate'
-
-#: Where a launcher says the number of a process on its machine.
-LOCAL_RANK = {
-    'pytorch': 'LOCAL_RANK',
-    'slurm': 'SLURM_LOCALID',
-    'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK',
-}
 
 
 class UserError(Exception):
@@ -109,6 +103,24 @@ def _report(error: Exception) -> Optional[_Report]:
     return None
 
 
+def _is_first(message: str) -> bool:
+    """Whether no other process of this machine has shown the same message.
+
+    They mostly fail alike, and one line says it.
+    """
+    folder = os.environ.get(_SHARED_FOLDER)
+    if not folder:
+        return True
+    name = hashlib.sha256(message.encode()).hexdigest()
+    try:
+        open(os.path.join(folder, name), 'x').close()
+    except FileExistsError:
+        return False
+    except OSError:  # better twice than not at all
+        pass
+    return True
+
+
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
     """Make a tool's ``main`` end with one line and an exit status of 1 or 2.
 
@@ -124,12 +136,9 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
             report = _report(error)
             if report is None or os.environ.get(DEBUG):
                 raise
-            # The processes of a node mostly fail alike. The launcher stops the
-            # others when the first one is gone: one line is printed, not many.
-            if any(int(os.environ.get(name, 0)) for name in LOCAL_RANK.values()):
-                time.sleep(_DUPLICATE_DELAY)
-            tool = os.path.basename(sys.argv[0])
-            print(f'{tool}: error: {report.message}', file=sys.stderr, flush=True)
+            if _is_first(report.message):
+                tool = os.path.basename(sys.argv[0])
+                print(f'{tool}: error: {report.message}', file=sys.stderr, flush=True)
             sys.exit(report.status)
 
     return wrapper

@@ -10,10 +10,16 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-from .errors import LOCAL_RANK, UserError
+from .errors import UserError
 
 __all__ = ['set_up_processes']
 
+# Where a launcher says the number of a process on its machine.
+_LOCAL_RANK = {
+    'pytorch': 'LOCAL_RANK',
+    'slurm': 'SLURM_LOCALID',
+    'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK',
+}
 # What MMEngine reads of what a launcher tells each process.
 _NEEDED = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
@@ -64,7 +70,7 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     dist_cfg = dict(env_cfg.get('dist_cfg', {}))
 
     # MMEngine wraps the model for this device, whatever the launcher.
-    rank = int(os.environ.get(LOCAL_RANK[launcher], local_rank))
+    rank = int(os.environ.get(_LOCAL_RANK[launcher], local_rank))
     os.environ['LOCAL_RANK'] = str(rank)
     gpus = torch.cuda.device_count()
     if gpus:

@@ -1,12 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 import errno
-from typing import List
 
 import pytest
 import torch
 
 from mmrla.checkpoints.wiring import WiringMismatchError
-from mmrla.engine import errors
 from mmrla.engine.errors import UserError, config_errors, one_line, one_line_errors
 
 
@@ -59,15 +57,20 @@ def test_bugs_keep_their_traceback(error):
         fail_with(error)()
 
 
-def test_only_the_first_process_of_a_machine_speaks_at_once(monkeypatch, capsys):
-    """The others would be stopped while they wait."""
-    waits: List[float] = []
-    monkeypatch.setattr(errors.time, 'sleep', waits.append)
-    for rank in '01':
-        monkeypatch.setenv('LOCAL_RANK', rank)
-        with pytest.raises(SystemExit):
-            fail_with(UserError('x'))()
-    assert waits == [errors._DUPLICATE_DELAY]
+def test_what_processes_have_in_common_is_shown_once(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv('MMRLA_SHARED_FOLDER', str(tmp_path))
+    for message in ('a', 'a', 'b', 'a'):
+        with pytest.raises(SystemExit, match='2'):
+            fail_with(UserError(message))()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[-1] for line in lines] == ['a', 'b']
+
+
+def test_the_shared_folder_may_be_gone(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv('MMRLA_SHARED_FOLDER', str(tmp_path / 'gone'))
+    with pytest.raises(SystemExit):
+        fail_with(UserError('a'))()
+    assert capsys.readouterr().err.endswith('error: a\n')
 
 
 @pytest.mark.parametrize(

@@ -91,30 +91,34 @@ def test_an_error_of_all_processes_is_told_once(detector_config, tmp_path):
 def test_a_dead_process_ends_the_job(detector_config, tmp_path):
     command = 'bash', TOOLS / 'dist_train.sh', detector_config, '2'
     args = '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=10000'
-    job = subprocess.Popen(
-        [str(part) for part in (*command, *args, 'train_cfg.val_interval=10000')],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    errors = tmp_path / 'errors'
+    with errors.open('w') as file:
+        job = subprocess.Popen(
+            [str(part) for part in (*command, *args, 'train_cfg.val_interval=10000')],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 200
         while not list(tmp_path.glob('epoch_*.pth')):
-            assert job.poll() is None, job.communicate()
+            assert job.poll() is None, errors.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
         victim = children(job.pid)[-1]
         killed = time.monotonic()
         os.kill(victim, signal.SIGKILL)
-        _, err = job.communicate(timeout=60)
+        job.wait(timeout=60)
         assert time.monotonic() - killed < 60
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode == 1
-    assert f'(pid {victim}) died of SIGKILL; job stopped' in err.splitlines()[-1]
+    assert (
+        f'(pid {victim}) died of SIGKILL; job stopped'
+        in (errors.read_text().splitlines()[-1])
+    )
 
 
 @pytest.mark.slow
