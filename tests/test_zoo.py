@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmrla import zoo
 
@@ -80,3 +81,16 @@ def test_docstring_names_configs() -> None:
     names = re.findall(r"'([a-z0-9_-]+(?:_coco|_in1k))'", zoo.__doc__ or '')
     assert names
     assert set(names) <= set(zoo.list_configs())
+
+
+def test_page_on_new_detectors(tmp_path: Path) -> None:
+    """The page's config is the config that it names, but for the schedule."""
+    text = (ROOT / 'docs/new_detector.md').read_text()
+    (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    path = tmp_path / 'config.py'
+    path.write_text(block)
+    cfg = Config.fromfile(path)
+    named = zoo.config_path('cascade-rcnn_rla-r50_fpn_4xb2-1x_coco')
+    assert cfg.model == Config.fromfile(named).model
+    for link in re.findall(r'\]\(([^)#]+)\)', text):
+        assert (ROOT / 'docs' / link).is_file(), link

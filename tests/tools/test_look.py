@@ -1,0 +1,125 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The tools that look at configs and data: nothing is trained."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from .conftest import REPO, call, error_line, run
+
+RLA_CIFAR = REPO / 'configs/cifar/rla-resnet164_1xb128_cifar10.py'
+
+
+def test_print_config(capsys, tmp_path):
+    call('misc/print_config', RLA_CIFAR, '--cfg-options', 'model.backbone.depth=29')
+    text = capsys.readouterr().out
+    assert 'mmpretrain::' not in text  # whole, not inherited
+    path = tmp_path / 'config.py'
+    path.write_text(text)
+    expected = Config.fromfile(RLA_CIFAR)
+    expected.model.backbone.depth = 29
+    assert Config.fromfile(path).to_dict() == expected.to_dict()
+
+
+def test_print_config_errors(capsys):
+    status, line = error_line(capsys, 'misc/print_config', 'configs/none.py')
+    assert status == 2
+    assert 'configs/none.py does not exist' in line
+
+
+def test_check_data(capsys, detector_config, classifier_config, tiny_coco):
+    call('misc/check_data', detector_config)
+    out = capsys.readouterr().out
+    assert f'train: 8 images, 2 classes, from {tiny_coco}' in out
+    assert f'val: 5 images, 2 classes, from {tiny_coco}' in out
+    call('misc/check_data', classifier_config, '--parts', 'val')
+    out = capsys.readouterr().out
+    assert 'val: 6 images, 2 classes' in out
+    assert 'train' not in out
+
+
+@pytest.mark.parametrize('tool', ['misc/check_data', 'train'])
+def test_missing_image(capsys, tmp_path, detector_config, tiny_coco, tool):
+    root = tmp_path / 'coco'
+    shutil.copytree(tiny_coco, root)
+    (root / 'train' / '003.png').unlink()
+    options = [
+        f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val')
+    ]
+    more = ['--work-dir', tmp_path / 'work'] if tool == 'train' else []
+    status, line = error_line(
+        capsys, tool, detector_config, *more, '--cfg-options', *options
+    )
+    assert status == 2
+    assert '003.png does not exist; 1 of 8 images of' in line
+
+
+@pytest.mark.parametrize('tool', ['misc/check_data', 'train'])
+def test_other_folders_in_val(capsys, tmp_path, classifier_config, tiny_folders, tool):
+    root = tmp_path / 'folders'
+    shutil.copytree(tiny_folders, root)
+    (root / 'val' / 'dark').rename(root / 'val' / 'black')
+    options = [
+        f'{part}_dataloader.dataset.data_root={root}'
+        for part in ('train', 'val', 'test')
+    ]
+    more = ['--work-dir', tmp_path / 'work'] if tool == 'train' else []
+    status, line = error_line(
+        capsys, tool, classifier_config, *more, '--cfg-options', *options
+    )
+    assert status == 2
+    assert "do not have the same class folders: only one has 'black'" in line
+
+
+def test_cifar_is_not_there(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, line = error_line(capsys, 'train', RLA_CIFAR)
+    assert status == 2
+    assert 'data root data/cifar10 does not exist' in line
+    (tmp_path / 'data/cifar10').mkdir(parents=True)
+    status, line = error_line(capsys, 'train', RLA_CIFAR)
+    assert 'has no cifar-10-batches-py, nor train with class folders' in line
+
+
+def test_browse_detection(tmp_path, detector_config):
+    out = tmp_path / 'pictures'
+    tool = 'analysis_tools/browse_dataset'
+    call(tool, detector_config, '--output-dir', out, '--number', '2')
+    pictures = sorted(out.glob('*.jpg'))
+    assert [p.name[:2] for p in pictures] == ['0_', '1_']
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_browse_classification_of_a_fold(tmp_path, classifier_config):
+    """Wrapped data sets, which upstream's tool refuses; colours as they are."""
+    cfg = Config.fromfile(classifier_config)
+    cfg.train_dataloader.dataset = dict(
+        type='KFoldDataset', num_splits=2, dataset=cfg.train_dataloader.dataset
+    )
+    path = tmp_path / 'fold.py'
+    cfg.dump(path)
+    out = tmp_path / 'pictures'
+    call('analysis_tools/browse_dataset', path, '--output-dir', out, '--number', '0')
+    assert len(list(out.glob('*.jpg'))) == 4
+
+
+def test_browse_needs_a_place(capsys, detector_config):
+    status, line = error_line(capsys, 'analysis_tools/browse_dataset', detector_config)
+    assert status == 2
+    assert '--output-dir FOLDER or --show' in line
+
+
+def test_plot_of_the_learning_rate(tmp_path, detector_config):
+    """For mmdet's configs too, and without leaving a work_dir."""
+    picture = tmp_path / 'lr.png'
+    tool = REPO / 'tools/analysis_tools/vis_scheduler.py'
+    options = ['--dataset-size', '8', '--save-path', picture, '--not-show']
+    done = run(sys.executable, tool, detector_config, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert picture.stat().st_size > 1000
+    assert sorted(p.name for p in Path(tmp_path).iterdir()) == ['lr.png']
