@@ -1,6 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 # Pre-activated ResNet-110 (Table 7).
 model = dict(
+    # Also where this is inherited as mmrla::...
+    _scope_='mmpretrain',
     type='ImageClassifier',
     backbone=dict(
         type='RLAPreActResNet',

@@ -1,6 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 # Pre-activated ResNet-164 (Table 8).
 model = dict(
+    # Also where this is inherited as mmrla::...
+    _scope_='mmpretrain',
     type='ImageClassifier',
     backbone=dict(
         type='RLAPreActResNet',

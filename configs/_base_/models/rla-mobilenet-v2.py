@@ -1,5 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 model = dict(
+    # Also where this is inherited as mmrla::...
+    _scope_='mmpretrain',
     type='ImageClassifier',
     backbone=dict(
         type='RLAMobileNetV2',
