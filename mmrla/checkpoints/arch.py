@@ -176,6 +176,12 @@ class ReleasedArch:
             integration=self.integration, cell=self.variant.cell, act=self.variant.act
         )
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether widths and stem are those of the networks with configs."""
+        usual = {'depth', 'groups', 'width_per_group', 'recurrent_conv', 'tied'}
+        return self.rla_channels == 32 and {*self.args} <= {*usual, 'attention'}
+
     def backbone_cfg(self, task: str = 'cls') -> Dict[str, Any]:
         """Config of the backbone for ``task`` 'cls' or 'det'."""
         type_ = 'RLAResNet' if self.family == 'resnet' else 'RLAMobileNetV2'

@@ -201,23 +201,17 @@ def _convert(
 
     if from_resnet:
         weights = expand_resnet(to_mmrla(network, plain), arch, model)
-        names: Dict[str, Optional[str]] = {}
     else:
         weights = to_mmrla(network, arch)
-        ours = mmrla_names(network, arch)
-        names = {own: ours[stem] for own, stem in source.stems.items()}
     weights.update({part: source.weights[own] for own, part in source.parts.items()})
-    names.update(source.parts)
     wiring = {k: v for k, v in model.state_dict().items() if k.endswith('.wiring')}
     weights.update(wiring)
 
-    dropped = [name for name in weights if name not in expected]
-    if task == 'cls' and dropped:
-        raise CheckpointError(f'{dropped[0]} is no weight of {arch.name}')
+    # A detector's backbone is without the classifier and the last update.
+    for key in weights:
+        if key not in expected and (task == 'cls' or key in source.parts.values()):
+            raise CheckpointError(f'{key} is no weight of {detector or arch.name}')
     weights = _in_order(weights, expected, arch.name)
-    unused = {
-        own: source.weights[own] for own, our in names.items() if our not in weights
-    }
 
     published = None if from_resnet else _published(arch, detector, num_classes)
     classes = _class_names(task, num_classes, source.classes)
@@ -235,13 +229,7 @@ def _convert(
     if from_resnet:
         meta['from_resnet'] = True
     else:
-        # What the way back needs: the names in their order, what was left out.
-        meta['released'] = dict(
-            names=names,
-            unused=unused,
-            container=source.container,
-            entry=source.entry,
-        )
+        meta['released'] = _way_back(source, mmrla_names(network, arch), weights)
     return Converted(
         checkpoint=dict(meta=meta, state_dict=weights),
         arch=arch,
@@ -250,6 +238,28 @@ def _convert(
         config=matching_config(arch, detector),
         published=published,
         notes=tuple(notes),
+    )
+
+
+def _way_back(
+    source: Source, ours: Mapping[str, Optional[str]], weights: Mapping[str, Tensor]
+) -> Dict[str, Any]:
+    """What :func:`mmrla.checkpoints.export.export` needs to restore the file.
+
+    Args:
+        source: The file.
+        ours: Our names of its network's weights.
+        weights: The converted weights.
+    """
+    names = {
+        own: source.parts[own] if own in source.parts else ours[source.stems[own]]
+        for own in source.weights
+    }
+    return dict(
+        names=names,
+        unused={n: source.weights[n] for n, our in names.items() if our not in weights},
+        container=source.container,
+        entry=source.entry,
     )
 
 
@@ -428,7 +438,7 @@ def _published(
     arch: ReleasedArch, detector: Optional[str], num_classes: Optional[int]
 ) -> Optional[Published]:
     """The published file of a network; its data set's classes must be as many."""
-    if num_classes != (80 if detector else 1000):
+    if num_classes != (80 if detector else 1000) or not arch.is_usual:
         return None
     return find_published(arch.name, detector)
 
@@ -479,6 +489,8 @@ def matching_config(arch: ReleasedArch, detector: Optional[str]) -> Optional[str
         arch: The network.
         detector: The detector, None for a classifier.
     """
+    if not arch.is_usual:
+        return None
     stem = arch.name.replace(RESIDUAL, '')
     published = find_published(stem, detector)
     released = arch.integration == 'v3' or arch.family == 'mobilenet_v2'
@@ -486,7 +498,7 @@ def matching_config(arch: ReleasedArch, detector: Optional[str]) -> Optional[str
         config = published.config
         if not released:
             config = config.replace('-released', '')
-    elif detector is None and arch.family == 'resnet' and arch.rla_channels == 32:
+    elif detector is None and arch.family == 'resnet':
         config = _resnet_config(arch)
     else:
         return None

@@ -268,6 +268,7 @@ def canonical_names(shapes: Mapping[str, Shape]) -> Dict[str, str]:
         new = re.sub(
             r'^layer(\d+)\.(?=\d+\.)', lambda m: f'stages.{int(m[1]) - 1}.', name
         )
+        new = re.sub(r'^layers\.(?=\d+\.\d+\.)', 'stages.', new)
         new = re.sub(r'^head\.fc\.', 'fc.', new)
         block = re.match(r'stages\.\d+\.\d+\.', new)
         cell = re.fullmatch(r'(\w+)\.(\d+)\.(.+)', new)

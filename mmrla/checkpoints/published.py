@@ -27,7 +27,7 @@ class Published:
             classification file.
         config: The config that takes the converted weights, below ``configs/``.
         scores: (name, value) of each score of the file.
-        paper: The value in the paper's table, where it is another.
+        paper: The values in the paper's tables, where they are others.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Published:
     detector: Optional[str]
     config: str
     scores: Tuple[Tuple[str, float], ...]
-    paper: Optional[float] = None
+    paper: Optional[Tuple[float, ...]] = None
 
     @property
     def task(self) -> str:
@@ -46,15 +46,18 @@ class Published:
         """The scores in one line."""
         digits = 1 if self.detector else 2
         text = ', '.join(f'{name} {value:.{digits}f}' for name, value in self.scores)
-        if self.paper is not None:
-            text += f" (the paper's table: {self.paper:.{digits}f})"
+        if self.paper:
+            values = ', '.join(f'{value:.{digits}f}' for value in self.paper)
+            text += f" (the paper's table: {values})"
         return text
 
 
 def _classifier(
     name: str, arch: str, config: str, error: float, paper: Optional[float] = None
 ) -> Published:
-    return Published(name, arch, None, config, ((TOP1_ERROR, error),), paper)
+    scores = ((TOP1_ERROR, error),)
+    paper_scores = None if paper is None else (paper,)
+    return Published(name, arch, None, config, scores, paper_scores)
 
 
 # (name in the released files, name in our configs, released network).

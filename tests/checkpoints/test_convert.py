@@ -300,6 +300,20 @@ def test_detector_that_was_trained_here_goes_out_with_a_whole_backbone(
     assert exported['backbone.stage_bns.3.2.weight'].tolist() == [1.0] * 32
 
 
+def test_order_of_a_file_is_kept_and_its_heads_must_fit(released, folder):
+    path = detection_file(released, folder / 'det.pth', 'faster_rcnn')
+    content = load_file(path)
+    content['state_dict'] = dict(reversed(content['state_dict'].items()))
+    torch.save(content, path)
+    back = export(convert(path).checkpoint).checkpoint
+    assert_same(back['state_dict'], content['state_dict'])
+
+    content['state_dict']['neck.extra.weight'] = torch.zeros(1)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match='neck.extra.weight is no weight of fast'):
+        convert(path)
+
+
 def test_detector_of_other_classes(released, folder):
     path = detection_file(released, folder / 'det.pth', 'mask_rcnn', num_classes=3)
     converted = convert(path)
@@ -513,6 +527,9 @@ def test_start_from_a_resnet_computes_what_it_computed(folder, kwargs, arch, nam
     converted = convert(path, arch, from_resnet=True)
 
     assert converted.arch.integration == ('v3' if arch and 'us' not in arch else 'v1')
+    # Neither a thin network nor ResNet-D is that of a config.
+    has_config = kwargs.get('type') == 'ResNeXt'
+    assert (converted.config is not None) == has_config
     model = build(converted.checkpoint)
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():

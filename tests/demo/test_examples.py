@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import DetInferencer
 from mmengine.config import Config
 
 from mmrla.checkpoints.convert import convert
@@ -116,6 +117,15 @@ def test_detect_in_a_folder(detector, photos, tmp_path, capsys):
     for name in ('a.png', 'b.jpg'):
         assert cv2.imread(str(tmp_path / 'vis' / name)) is not None
     assert len(list((tmp_path / 'preds').glob('*.json'))) == 2
+
+
+def test_inferencer_needs_the_checkpoint_alone(detector, photos, tmp_path):
+    with isolated():
+        inferencer = DetInferencer(weights=str(detector), device='cpu')
+        result = inferencer(str(photos / 'a.png'), out_dir=str(tmp_path))
+    assert len(result['predictions'][0]['labels']) == 3
+    assert (tmp_path / 'vis/a.png').is_file()
+    assert inferencer.model.dataset_meta['classes'][0] == 'person'
 
 
 def test_detect_in_a_video(detector, photos, tmp_path, capsys):
