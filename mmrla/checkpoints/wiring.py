@@ -21,11 +21,15 @@ class WiringMismatchError(ValueError):
 
 
 def encode(wiring: str) -> Tensor:
-    """``wiring`` as a uint8 tensor of fixed length, ASCII padded with zeros."""
+    """``wiring`` as an int64 tensor of fixed length, ASCII padded with zeros.
+
+    Hooks that average buffers over processes or steps sum them before they
+    divide: of a smaller type that would overflow.
+    """
     code = wiring.encode('ascii')
     if len(code) > _LENGTH:
         raise ValueError(f'wiring {wiring!r} is longer than {_LENGTH} characters')
-    return torch.tensor(list(code.ljust(_LENGTH, b'\0')), dtype=torch.uint8)
+    return torch.tensor(list(code.ljust(_LENGTH, b'\0')), dtype=torch.int64)
 
 
 def decode(code: Tensor) -> str:

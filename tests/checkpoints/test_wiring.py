@@ -1,0 +1,43 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""The wiring record survives what training does to buffers."""
+
+import pytest
+import torch
+
+from mmrla.checkpoints.wiring import WiringMismatchError, WiringRecord, decode, encode
+from mmrla.models.rla import CELLS, INTEGRATIONS, RLAUnit
+
+
+@pytest.mark.parametrize('integration', INTEGRATIONS)
+@pytest.mark.parametrize('cell', CELLS)
+def test_every_wiring_has_a_record_of_its_own(integration: str, cell: str) -> None:
+    if cell != 'conv' and integration in ('v2', 'v4', 'v6'):
+        pytest.skip('the cell does not have this integration')
+    unit = RLAUnit([4], 2, integration=integration, cell=cell)
+    assert decode(unit.wiring) == f'integration={integration!r}, cell={cell!r}'
+
+
+def test_averaging_over_processes_changes_nothing() -> None:
+    """As MMEngine's SyncBuffersHook does it: a sum, divided, copied back."""
+    code = encode("integration='v3', cell='convlstm'")
+    mean = torch.zeros_like(code)
+    for _ in range(64):
+        mean += code
+    code.copy_(torch.div(mean, 64))
+    assert decode(code) == "integration='v3', cell='convlstm'"
+
+
+def test_half_precision_changes_nothing() -> None:
+    record = WiringRecord('a', '').half()
+    assert decode(record.wiring) == 'a'
+
+
+def test_the_remedy_names_what_was_found() -> None:
+    one, other = WiringRecord('a', ''), WiringRecord('b', 'build it with {found}')
+    with pytest.raises(WiringMismatchError, match='with a, .* has b; build it with a'):
+        other.load_state_dict(one.state_dict(), strict=False)
+
+
+def test_too_long() -> None:
+    with pytest.raises(ValueError, match='longer than 64'):
+        encode('x' * 65)
