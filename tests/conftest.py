@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import utils as config_utils
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 # Networks of this size gain nothing from threads, and as many tests as there are
@@ -24,6 +25,14 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 REPO = Path(__file__).resolve().parents[1]
 SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def _same_default_scope():
+    """A runner leaves its default scope to whatever test comes next."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict = before
 
 
 @pytest.fixture(scope='session')
