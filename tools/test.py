@@ -7,6 +7,8 @@ import os.path as osp
 from typing import List, Optional
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import LoggerHook
 from mmengine.registry import METRICS
 
 from mmrla.engine import CheckpointFitHook, checks, config
@@ -76,6 +78,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     runner = config.build_runner(cfg, ['test'])
     checks.check_built_data(runner, ['test'])
     runner.register_hook(CheckpointFitHook(args.checkpoint))
+    if not is_main_process():
+        # It writes the file of the metrics in every process, one over the other.
+        runner.hooks[:] = [h for h in runner.hooks if not isinstance(h, LoggerHook)]
     if args.out:
         is_detector = cfg.get('default_scope') == 'mmdet'
         dump = 'mmdet.DumpDetResults' if is_detector else 'DumpResults'
