@@ -93,7 +93,7 @@ FAST_STEPS = (
     'retinanet/retinanet_rla-r50_fpn_*',
     'rla_resnet/rla-resnet50_4xb64_in1k*',
     'rla_mobilenet_v2/rla-eca-mobilenet-v2-released_*',
-    'ablations/rla-resnet50-convlstm_*',
+    'ablations/rla-resnet50-post-act_*',
     'baselines/eca-mobilenet-v2_*',
     'cifar/rla-xception_*_cifar100*',
     'cifar/densenet-bc100-shared-lag_*_cifar10.*',
@@ -412,6 +412,8 @@ def test_step_and_prediction(name: str) -> None:
         if param.requires_grad and param.grad is None
     ]
     assert not unused
+    grads = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+    assert not [key for key, grad in grads.items() if not grad.isfinite().all()]
     before = {
         key: param.detach().clone()
         for key, param in model.backbone.named_parameters()

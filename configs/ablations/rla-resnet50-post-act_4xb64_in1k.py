@@ -4,6 +4,8 @@
 _base_ = '../rla_resnet/rla-resnet50_4xb64_in1k.py'
 
 model = dict(
-    backbone=dict(cell='post-act'),
+    # Branches that start at zero leave h at zero, where each norm on its way
+    # multiplies gradients by its 1 / sqrt(eps): they would overflow at once.
+    backbone=dict(cell='post-act', zero_init_residual=False),
     neck=dict(norm_cfg=None, act_cfg=None),
 )
