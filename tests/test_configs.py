@@ -240,6 +240,9 @@ def test_imagenet_data(name: str) -> None:
     assert train['RandomFlip'].prob == 0.5
     assert val['ResizeEdge'].scale == (236 if '-rsb-' in name else 256)
     assert val['CenterCrop'].crop_size == 224
+    # As torchvision, with which the paper's figures were measured, resizes.
+    for resize in (train['RandomResizedCrop'], val['ResizeEdge']):
+        assert resize.backend == 'pillow'
     head = cfg.model.head
     loss = head.get('loss', dict(type='CrossEntropyLoss'))
     assert head.num_classes == 1000
