@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .. import zoo
 from .errors import DEBUG, UserError, config_errors, one_line
 
 __all__ = [
@@ -104,13 +105,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
     """Read a config and merge the settings of ``--cfg-options`` into it.
 
+    Args:
+        path (str): The file, or the name of a config of mmrla, with or without
+            its ending.
+        options (dict, optional): Settings by dotted key.
+
     Raises:
         UserError: The file is missing, does not parse or run, or a setting does
             not go with it.
     """
-    if not osp.isfile(path):
-        kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
-        raise UserError(f'config {path} {kind}; the ones of mmrla are in configs/')
+    path = _find_config(path)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
@@ -129,6 +133,24 @@ def load_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
                 f'--cfg-options does not fit {path}: {one_line(error)}'
             ) from error
     return cfg
+
+
+def _find_config(path: str) -> str:
+    """A config's file, from its path or its name in the zoo."""
+    if osp.isfile(path):
+        return path
+    folder, name = osp.split(path)
+    name = name[: -len('.py')] if name.endswith('.py') else name
+    names = zoo.list_configs()
+    if not folder and name in names:
+        return zoo.config_path(name)
+    kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    hint = f'is {near[0]} meant? ' if near else ''
+    raise UserError(
+        f'config {path} {kind}; {hint}the ones of mmrla are in configs/ and can be '
+        'given by name'
+    )
 
 
 def _check_key(cfg: Config, key: str) -> None:

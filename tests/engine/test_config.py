@@ -145,3 +145,24 @@ def test_work_dir_of_option_config_and_name(tmp_path):
         cfg = config.load_config(str(path))
         config.set_work_dir(cfg, given)
         assert cfg.work_dir == expected
+
+
+@pytest.mark.parametrize('ending', ['', '.py'])
+def test_configs_of_mmrla_go_by_name(ending, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = config.load_config(f'rla-resnet110_1xb128_cifar10{ending}')
+    assert cfg.filename.endswith('configs/cifar/rla-resnet110_1xb128_cifar10.py')
+
+
+@pytest.mark.parametrize(
+    'path, message',
+    [
+        ('rla-resnet110_1xb128_cifar', 'is rla-resnet110_1xb128_cifar10 meant'),
+        ('no/rla-resnet110_1xb128_cifar10.py', 'is rla-resnet110_1xb128_cifar10 meant'),
+        ('x.py', 'does not exist; the ones of mmrla are in configs/'),
+        ('.', 'is a folder, not a file'),
+    ],
+)
+def test_missing_configs(path, message):
+    with pytest.raises(UserError, match=message):
+        config.load_config(path)
