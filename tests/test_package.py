@@ -152,6 +152,47 @@ def test_editable_install(tmp_path):
     check_use(python, source / 'mmrla', more='assert get("new/new.py").answer == 42')
 
 
+INTERFACES = """
+import subprocess, sys
+import numpy as np
+import mmpretrain
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+from mmengine.config import Config
+import mmrla
+from mmrla import zoo
+assert '.mim' in str(zoo.root()), zoo.root()
+image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+
+zoo.register_models()
+name = 'rla-mobilenet-v2_2xb48_in1k'
+assert name in mmpretrain.list_models('rla-*')
+assert mmpretrain.get_model(name).backbone.rla_channels == 32
+inferencer = mmpretrain.ImageClassificationInferencer(name, device='cpu')
+assert inferencer(image)[0]['pred_scores'].shape == (1000,)
+
+path = zoo.config_path('retinanet_rla-r50_fpn_4xb2-1x_coco')
+result = inference_detector(init_detector(path, device='cpu'), image)
+assert result.pred_instances.bboxes.shape[1] == 4
+result = DetInferencer(path, device='cpu', palette='coco')(image)
+assert set(result['predictions'][0]) >= {'labels', 'scores', 'bboxes'}
+
+with open('user.py', 'w') as f:
+    f.write('_base_ = "mmrla::retinanet/retinanet_rla-r50_fpn_4xb2-1x_coco.py"')
+assert Config.fromfile('user.py').model.backbone.type == 'RLAResNet'
+tool = zoo.root() / 'tools' / 'analysis_tools' / 'get_flops.py'
+out = subprocess.check_output([sys.executable, tool, name + '.py'], text=True)
+assert 'parameters: 3,630,440' in out, out
+"""
+
+
+@pytest.mark.slow
+def test_interfaces_outside_the_clone(wheel, tmp_path):
+    """What users call, from an installed wheel."""
+    python = make_venv(tmp_path / 'venv')
+    pip_install(python, wheel[0])
+    run(python, '-c', INTERFACES, cwd=tmp_path)
+
+
 def pip_install(python, *args):
     """Install without index, dependencies and isolation."""
     pip = [sys.executable, '-m', 'pip', '--python', python, 'install', '-q']
