@@ -73,7 +73,8 @@ def concat_hidden(x: Tensor, h: Optional[Tensor], channels: int) -> Tensor:
     if not channels:
         return x
     if h is None:
-        h = x.new_zeros(x.shape[0], channels, *x.shape[2:])
+        # Keeps the memory format of x, which a cat with new zeros would not.
+        return F.pad(x, (0, 0, 0, 0, 0, channels))
     return torch.cat((x, h), dim=1)
 
 

@@ -1,75 +1,16 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What every RLA backbone must do, over one table of networks."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Dict
 
 import pytest
 import torch
-from mmengine.registry import MODELS
 from torch import nn
 
 from mmrla.models import RLANeck
 
+from .conftest import CASES, PLAIN, Case
 
-@dataclass(frozen=True)
-class Case:
-    """A network, small enough to run in a moment."""
-
-    name: str
-    type: str
-    kwargs: Dict[str, Any] = field(default_factory=dict)
-    num_stages: int = 4
-    stride: int = 32
-
-    def build(self, **kwargs: Any) -> nn.Module:
-        """The network with freshly drawn weights."""
-        torch.manual_seed(0)
-        model = MODELS.build(dict(type=self.type, **self.kwargs, **kwargs))
-        model.init_weights()
-        return model
-
-
-def _resnet(name: str, **kwargs: Any) -> Case:
-    return Case(
-        name,
-        'RLAResNet',
-        dict(depth=50, base_channels=8, stem_channels=8, rla_channels=4, **kwargs),
-    )
-
-
-def _mobilenet(name: str, **kwargs: Any) -> Case:
-    kwargs = dict(widen_factor=0.25, rla_channels=4, **kwargs)
-    return Case(name, 'RLAMobileNetV2', kwargs, num_stages=5)
-
-
-CASES: List[Case] = [
-    _resnet('resnet-v1'),
-    *[_resnet(f'resnet-{v}', integration=v) for v in ('v2', 'v3', 'v4', 'v5', 'v6')],
-    *[_resnet(f'resnet-{c}', cell=c) for c in ('post-act', 'convlstm', 'convgru')],
-    _resnet('resnet-unshared', shared=False),
-    _resnet('resnet-no-exchange', exchange=False),
-    _resnet('resnet-eca', attention=dict(type='ECALayer')),
-    _resnet('resnet-se', attention=dict(type='SELayer', ratio=4)),
-    _resnet('resnet-cbam', attention=dict(type='CBAM', ratio=4)),
-    _resnet('resnet-d', deep_stem=True, avg_down=True),
-    _resnet('resnext', groups=4, width_per_group=32),
-    _resnet('resnet-dilated', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
-    _mobilenet('mobilenet'),
-    _mobilenet('mobilenet-released', recurrent_conv='depthwise', tied=True),
-    _mobilenet('mobilenet-full', recurrent_conv='full'),
-    _mobilenet('mobilenet-eca', attention=dict(type='ECALayer', kernel_size=3)),
-]
-PLAIN = [
-    Case('plain-resnet', 'RLAResNet', {**CASES[0].kwargs, 'rla_channels': 0}),
-    Case(
-        'plain-mobilenet',
-        'RLAMobileNetV2',
-        dict(widen_factor=0.25, rla_channels=0),
-        num_stages=5,
-    ),
-]
 all_cases = pytest.mark.parametrize('case', CASES + PLAIN, ids=lambda c: c.name)
 rla_cases = pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
 
@@ -136,40 +77,6 @@ def test_odd_sizes(case: Case, size: tuple) -> None:
         assert out.shape[1] == model.out_channels[i]
     if 'dilated' not in case.name:
         assert outs[-1].shape[2:] == (-(-height // 32), -(-width // 32))
-
-
-@rla_cases
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast_keeps_the_hidden_state_in_the_compute_dtype(
-    case: Case, dtype: torch.dtype
-) -> None:
-    if dtype == torch.float16 and not torch.cuda.is_available():
-        pytest.skip('float16 convolutions need a GPU')
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model = case.build(return_hidden=True).to(device)
-    x = torch.randn(2, 3, 64, 64, device=device)
-    with torch.autocast(device, dtype=dtype):
-        *outs, h = model(x)
-        loss = sum(out.float().square().mean() for out in (*outs, h))
-    assert h.dtype == dtype
-    loss.backward()
-    assert all(math.isfinite(norm) for norm in _grad_norms(model).values())
-
-
-@all_cases
-def test_checkpointing_changes_no_gradient(case: Case) -> None:
-    x = torch.randn(2, 3, 64, 64)
-    grads: List[Dict[str, Any]] = []
-    for with_cp in (False, True):
-        # Norms in eval mode: recomputation would update their statistics twice.
-        model = case.build(
-            with_cp=with_cp, norm_eval=True, zero_init_residual=False
-        ).train()
-        model(x)[0].square().mean().backward()
-        grads.append({n: p.grad for n, p in model.named_parameters()})
-    assert grads[0].keys() == grads[1].keys()
-    for name, grad in grads[0].items():
-        assert torch.equal(grad, grads[1][name]), name
 
 
 @all_cases

@@ -1,0 +1,245 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""ONNX, TorchScript and torch.export of every family."""
+
+import io
+import warnings
+from typing import Any, Dict, List, Sequence
+
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmrla.deploy import switch_to_deploy
+
+from .conftest import CASES, FAMILIES, FAST, Case, each
+
+OPSET = 17
+#: Exported with the first, run with all: odd sizes make the hidden state's pooling
+#: round up.
+SIZES = [(2, 3, 64, 64), (1, 3, 97, 65), (3, 3, 33, 130)]
+
+
+def _randomise(model: nn.Module) -> nn.Module:
+    """Norms as after training, so that each of them has something to do."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            module.weight.data.uniform_(0.4, 0.8, generator=generator)
+            module.bias.data.normal_(std=0.1, generator=generator)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.1, generator=generator)
+            module.running_var.uniform_(0.8, 1.2, generator=generator)
+    model.eval()  # upstream's train() returns None
+    return model
+
+
+def _backbone(case: Case) -> nn.Module:
+    """All outputs of a network, and the hidden state where there is one."""
+    kwargs: Dict[str, Any] = dict(out_indices=tuple(range(case.num_stages)))
+    if case.name == 'attention-mobilenet':
+        kwargs['out_indices'] = (7,)
+    if case.kwargs.get('rla_channels'):
+        kwargs['return_hidden'] = True
+    return _randomise(case.build(**kwargs))
+
+
+def _inputs() -> List[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(*size, generator=generator) for size in SIZES]
+
+
+def _listed(outs: Any) -> List[Tensor]:
+    return [outs] if isinstance(outs, Tensor) else list(outs)
+
+
+def _export(model: nn.Module, x: Tensor) -> bytes:
+    """The ONNX file of a network, for any batch and size."""
+    with torch.no_grad():
+        outs = {f'out{i}': out for i, out in enumerate(_listed(model(x)))}
+    axes = {0: 'batch', 2: 'height', 3: 'width'}
+    dynamic = {n: axes if out.dim() == 4 else {0: 'batch'} for n, out in outs.items()}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Of shapes that are written as constants: the test runs other ones.
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            model,
+            (x,),
+            file,
+            opset_version=OPSET,
+            input_names=['images'],
+            output_names=list(outs),
+            dynamic_axes=dict(images=axes, **dynamic),
+        )
+    return file.getvalue()
+
+
+def _assert_onnx(model: nn.Module) -> None:
+    """The file is valid, and ONNX Runtime computes with it what torch does."""
+    onnx = pytest.importorskip('onnx')
+    runtime = pytest.importorskip('onnxruntime')
+    inputs = _inputs()
+    content = _export(model, inputs[0])
+    proto = onnx.load_from_string(content)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [o.version for o in proto.opset_import if not o.domain] == [OPSET]
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = runtime.InferenceSession(
+        content, options, providers=['CPUExecutionProvider']
+    )
+    for x in inputs:
+        with torch.no_grad():
+            expected = _listed(model(x))
+        got = session.run(None, {'images': x.numpy()})
+        _assert_near([torch.from_numpy(g) for g in got], expected)
+
+
+def _assert_near(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected):
+        assert a.shape == b.shape
+        # Relative to the largest value, which is of a size that tells.
+        scale = b.abs().max()
+        assert scale > 1e-3
+        assert (a - b).abs().max() / scale < 1e-4
+
+
+@each(FAMILIES)
+def test_onnx(case: Case) -> None:
+    _assert_onnx(_backbone(case))
+
+
+@each([case for case in CASES if case.name in FAST], fast=['mobilenet-released'])
+def test_onnx_of_the_deployed_form(case: Case) -> None:
+    _assert_onnx(switch_to_deploy(_backbone(case)))
+
+
+@each(FAMILIES, fast=['resnet-v3', 'densenet-lag'])
+def test_torchscript_trace(case: Case) -> None:
+    model = _backbone(case)
+    inputs = _inputs()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(model, inputs[0])
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    for x in inputs:
+        with torch.no_grad():
+            _assert_near(_listed(loaded(x)), _listed(model(x)))
+
+
+def _torch_export(model: nn.Module, x: Tensor) -> Any:
+    export = pytest.importorskip('torch.export')
+    torch._dynamo.reset()
+    return export.export(model, (x,))
+
+
+@each(FAMILIES, fast=['preact-v1'])
+def test_torch_export(case: Case) -> None:
+    model = _backbone(case)
+    x = _inputs()[0]
+    with torch.no_grad():
+        program = _torch_export(model, x)
+        _assert_near(_listed(program(x)), _listed(model(x)))
+
+
+# --- with neck and head ---
+
+
+class Classifier(nn.Module):
+    """Scores (N, classes) of an mmpretrain classifier, for images as it takes them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def _classifier(case: Case) -> nn.Module:
+    pytest.importorskip('mmpretrain')
+    hidden = case.kwargs.get('rla_channels', 0)
+    backbone = dict(type=case.type, **case.kwargs)
+    neck = dict(type='GlobalAveragePooling')
+    if hidden:
+        backbone['return_hidden'] = True
+        neck = dict(type='RLANeck', rla_channels=hidden)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        probe = MODELS.build(backbone).eval()
+        with torch.no_grad():
+            outs = probe(torch.zeros(1, 3, 64, 64))
+        channels = sum(out.shape[1] for out in outs[-2 if hidden else -1 :])
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=backbone,
+                neck=neck,
+                head=dict(type='LinearClsHead', num_classes=7, in_channels=channels),
+            )
+        )
+        torch.manual_seed(0)
+        model.init_weights()
+    return Classifier(_randomise(model)).eval()
+
+
+CLASSIFIERS = [case for case in FAMILIES if case.name != 'non-local']
+
+
+@each(CLASSIFIERS, fast=['resnet-v3'])
+def test_onnx_of_classifiers(case: Case) -> None:
+    _assert_onnx(_classifier(case))
+
+
+def _detector(case: Case, out_indices: Sequence[int]) -> nn.Module:
+    pytest.importorskip('mmdet')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        import mmdet.models  # noqa: F401
+
+        backbone = MODELS.build(
+            dict(type=case.type, **case.kwargs, out_indices=out_indices)
+        )
+        neck = MODELS.build(
+            dict(
+                type='FPN',
+                in_channels=list(backbone.out_channels),
+                out_channels=16,
+                num_outs=len(out_indices) + 1,
+            )
+        )
+        torch.manual_seed(0)
+        backbone.init_weights()
+        neck.init_weights()
+    return nn.Sequential(_randomise(backbone), neck).eval()
+
+
+DETECTORS = [
+    case
+    for case in FAMILIES
+    if case.name
+    in ('resnet-v1', 'resnet-v3', 'resnet-eca', 'mobilenet', 'mobilenet-released')
+]
+
+
+@each(DETECTORS, fast=['resnet-v3'])
+def test_onnx_of_backbone_and_fpn(case: Case) -> None:
+    _assert_onnx(_detector(case, (0, 1, 2, 3)))
+
+
+@pytest.mark.slow
+@each(DETECTORS)
+def test_trace_and_export_of_backbone_and_fpn(case: Case) -> None:
+    model = _detector(case, (1, 2, 3))
+    x = _inputs()[0]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(model, x)
+        _assert_near(_listed(traced(x)), _listed(model(x)))
+        program = _torch_export(model, x)
+        _assert_near(_listed(program(x)), _listed(model(x)))

@@ -1,0 +1,158 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Half precision, channels last, recomputation and compilation, for every family."""
+
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from .conftest import BASELINES, FAMILIES, Case, each
+
+#: Ours, rather than upstream's with a plugin.
+OURS = [case for case in FAMILIES if case not in BASELINES]
+ours = pytest.mark.parametrize('case', OURS, ids=lambda c: c.name)
+
+
+def build(case: Case, **kwargs: Any) -> nn.Module:
+    """The network, as near to a trained one as it can be without training.
+
+    The hidden state is returned, residual branches add a tenth of what they read,
+    and norms are in eval mode with the statistics of noise. Otherwise
+    rounding grows from block to block, in a plain ResNet too.
+    """
+    if case.kwargs.get('rla_channels'):
+        kwargs.setdefault('return_hidden', True)
+    model = case.build(**kwargs)
+    for stage in getattr(model, 'stages', []):
+        for block in getattr(stage, 'blocks', []):
+            if getattr(block, 'last_norm', None) is not None:
+                nn.init.constant_(block.last_norm.weight, 0.1)
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of what it has seen
+    with torch.no_grad():
+        model(torch.randn(4, 3, 128, 128))
+    for norm in norms:
+        norm.eval()
+    return model
+
+
+def images() -> Tensor:
+    """Two images, (2, 3, 64, 64)."""
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def step(
+    model: nn.Module, x: Tensor
+) -> Tuple[Tuple[Tensor, ...], Tensor, Dict[str, Tensor]]:
+    """Outputs, loss and gradients of a training step."""
+    outs = model(x)
+    loss = torch.stack([out.float().square().mean() for out in outs]).sum()
+    loss.backward()
+    return outs, loss, {n: p.grad for n, p in model.named_parameters()}
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """The distance of two tensors, relative to the second."""
+    return ((a.float() - b).norm() / b.norm()).item()
+
+
+@ours
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_step_in_half_precision_is_near_that_in_float32(
+    case: Case, dtype: torch.dtype
+) -> None:
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if dtype == torch.float16 and device == 'cpu':
+        pytest.skip('torch has no float16 convolutions on the CPU')
+    model = build(case).to(device)
+    x = images().to(device)
+    expected, expected_loss, grads = step(model, x)
+    grads = {n: g.clone() for n, g in grads.items()}
+    model.zero_grad()
+    with torch.autocast(device, dtype=dtype):
+        outs, loss, half = step(model, x)
+    assert all(out.dtype == dtype for out in outs)  # the hidden state is the last
+    assert max(relative(a, b) for a, b in zip(outs, expected)) < 0.15
+    assert relative(loss, expected_loss) < 0.03
+    assert all(grad.isfinite().all() for grad in half.values())
+    assert all(grad.dtype == torch.float32 for grad in half.values())
+    # Single gradients are rounded away; the direction of the step must not be.
+    a = torch.cat([half[name].flatten() for name in grads])
+    b = torch.cat([grads[name].flatten() for name in grads])
+    assert torch.cosine_similarity(a, b, dim=0) > 0.85
+
+
+@ours
+def test_channels_last_stays_through_the_network(case: Case) -> None:
+    model = build(case).to(memory_format=torch.channels_last)
+    copied: List[str] = []
+
+    def is_kept(name: str) -> Any:
+        def check(module: nn.Module, inputs: Any, output: Any) -> None:
+            for tensor in _tensors(output):
+                if tensor.stride(1) != 1:  # also right for a slice of channels
+                    copied.append(f'{name} {tuple(tensor.shape)}')
+
+        return check
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(is_kept(name))
+    x = images()
+    outs = model(x.to(memory_format=torch.channels_last))
+    assert not copied
+    expected = build(case)(x)
+    for a, b in zip(outs, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The maps (N, C, H, W) in what a module returns."""
+    if isinstance(output, Tensor):
+        if output.dim() == 4:
+            yield output
+    elif isinstance(output, (tuple, list)):
+        for item in output:
+            yield from _tensors(item)
+
+
+@each(OURS)
+def test_recomputation_changes_no_gradient_in_training(case: Case) -> None:
+    """With norms that use the batch's statistics, as classifiers do."""
+    grads = []
+    for with_cp in (False, True):
+        model = build(case, with_cp=with_cp).train()
+        grads.append(step(model, images())[2])
+    for name, grad in grads[0].items():
+        assert torch.equal(grad, grads[1][name]), name
+
+
+def _compiled_equals_eager(case: Case, backend: str) -> None:
+    torch._dynamo.reset()
+    model = build(case)
+    expected = step(model, images())
+    grads = {n: g.clone() for n, g in expected[2].items()}
+    model.zero_grad()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    outs, _, _ = step(compiled, images())
+    for a, b in zip(outs, expected[0]):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for name, param in model.named_parameters():
+        assert param.grad is not None
+        assert relative(param.grad, grads[name]) < 1e-3, name
+
+
+@pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason='no torch.compile')
+@each(OURS, fast=('resnet-v1', 'preact-v1', 'densenet-lag'))
+def test_compiled_as_one_graph(case: Case) -> None:
+    _compiled_equals_eager(case, 'eager')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason='no torch.compile')
+@each(OURS)
+def test_generated_code_equals_eager(case: Case) -> None:
+    _compiled_equals_eager(case, 'inductor')

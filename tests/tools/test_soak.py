@@ -1,0 +1,146 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""A long training neither grows nor leaves files open.
+
+MMRLA_SOAK_MINUTES is how long the demo's training is watched, 30 by default.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, List, NamedTuple
+
+import pytest
+
+from mmrla.datasets.digit_scenes import ensure_digit_scenes
+
+from .conftest import REPO, TOOLS, environment
+
+MINUTES = float(os.environ.get('MMRLA_SOAK_MINUTES', 30))
+CONFIG = 'configs/demo/mask-rcnn_rla-r50-thin_fpn_1xb8-8e_digits.py'
+
+
+class Sample(NamedTuple):
+    """What a process holds at a moment."""
+
+    seconds: float
+    memory: float  # MiB, of its children too; pages that they share counted once
+    files: int  # open ones, without those of children, which come and go
+
+
+def tree(pid: int) -> List[int]:
+    """A process and its children, those that are still there."""
+    try:
+        text = Path(f'/proc/{pid}/task/{pid}/children').read_text()
+    except OSError:
+        return []
+    return [pid, *(p for child in text.split() for p in tree(int(child)))]
+
+
+def sample(pid: int, seconds: float) -> Sample:
+    """Look at a process and its children."""
+    memory = 0
+    for member in tree(pid):
+        try:
+            rollup = Path(f'/proc/{member}/smaps_rollup').read_text()
+        except OSError:  # it is over
+            continue
+        memory += sum(
+            int(line.split()[1])
+            for line in rollup.splitlines()
+            if line.startswith('Pss:')
+        )
+    return Sample(seconds, memory / 1024, len(os.listdir(f'/proc/{pid}/fd')))
+
+
+def watch(process: Any, seconds: float, interval: float) -> List[Sample]:
+    """Samples of a process until it ends or the time is over."""
+    start = time.monotonic()
+    samples: List[Sample] = []
+    while process.poll() is None and time.monotonic() - start < seconds:
+        samples.append(sample(process.pid, time.monotonic() - start))
+        time.sleep(interval)
+    return samples
+
+
+def thirds(samples: List[Sample]) -> List[List[Sample]]:
+    """Warm-up, middle and end."""
+    length = len(samples) // 3
+    assert length >= 5, f'{len(samples)} samples are too few'
+    return [samples[:length], samples[length : 2 * length], samples[2 * length :]]
+
+
+def growth(samples: List[Sample], what: str) -> float:
+    """From the middle third to the last one, of their medians: 0.02 is 2%."""
+    _, middle, end = (
+        statistics.median(getattr(s, what) for s in part) for part in thirds(samples)
+    )
+    return end / middle - 1
+
+
+LEAKS = {
+    'none': ('', None),
+    'memory': ('kept.append(bytes(range(256)) * 4096)', 'memory'),
+    'files': ('kept.append(open("/dev/null"))', 'files'),
+}
+
+
+@pytest.mark.parametrize('leak, found', LEAKS.values(), ids=list(LEAKS))
+def test_leaks_are_seen(leak, found):
+    """The watch that the long test relies on."""
+    code = f'import time\nkept = []\nwhile True:\n    {leak}\n    time.sleep(0.01)'
+    process = subprocess.Popen([sys.executable, '-c', code])
+    try:
+        samples = watch(process, 3, 0.05)
+    finally:
+        process.kill()
+        process.wait()
+    grown = {what for what in ('memory', 'files') if growth(samples, what) > 0.02}
+    # Open files take memory too, of a process as small as this.
+    assert found in grown if found else not grown
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 * MINUTES + 600)
+def test_the_demos_training_stays_as_large_as_it_is(tmp_path):
+    data = tmp_path / 'digits'
+    ensure_digit_scenes(data)
+    loaders = 'train_dataloader', 'val_dataloader', 'test_dataloader'
+    options = [
+        *(f'{loader}.dataset.data_root={data}' for loader in loaders),
+        f'val_evaluator.ann_file={data}/annotations/instances_val.json',
+        'train_cfg.max_epochs=100000',
+        # A worker that comes and goes with each epoch.
+        'train_dataloader.num_workers=1',
+    ]
+    command = [sys.executable, TOOLS / 'train.py', CONFIG, '--work-dir', tmp_path / 'w']
+    output = tmp_path / 'output'
+    with output.open('w') as file:
+        process = subprocess.Popen(
+            [str(part) for part in (*command, '--cfg-options', *options)],
+            env=environment(),
+            cwd=REPO,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        samples = watch(process, 60 * MINUTES, 1)
+        assert process.poll() is None, output.read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
+    epochs = output.read_text().count('Saving checkpoint at')
+    for name, part in zip(('warm-up', 'middle', 'end'), thirds(samples)):
+        memory = [s.memory for s in part]
+        files = [s.files for s in part]
+        print(
+            f'{name}: {statistics.median(memory):.0f} MiB, {max(memory):.0f} at most; '
+            f'{statistics.median(files):.0f} files, {max(files)} at most'
+        )
+    print(f'{MINUTES:g} minutes, {epochs} epochs:', end=' ')
+    print(f'memory {growth(samples, "memory"):+.2%}', end=', ')
+    print(f'files {growth(samples, "files"):+.2%}')
+    assert growth(samples, 'memory') < 0.02
+    assert growth(samples, 'files') <= 0
