@@ -3,11 +3,14 @@
 
 import inspect
 import os.path as osp
+import re
 from typing import Any, Optional, Sequence, Tuple
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from torch import nn
 
 from . import layout
 from .checkpoint_io import has_form, is_local
@@ -23,6 +26,11 @@ __all__ = [
     'check_file',
     'check_pretrained_files',
 ]
+
+# Heads with a class for each of the data set; the RPN's has one of its own.
+_HEAD = re.compile(r'(^|\.)(bbox_head|mask_head|head)(\.\d+)?$')
+# How long a training looks at its images before it begins.
+_SECONDS = 60
 
 
 def check_complete(cfg: Config, keys: Sequence[str]) -> None:
@@ -106,19 +114,58 @@ def check_data(cfg: Config, parts: Sequence[str]) -> None:
 
 
 def check_built_data(runner: Runner, parts: Sequence[str]) -> None:
-    """Refuse datasets with missing images, or of classes that they do not have.
+    """Refuse datasets whose images or classes do not go with what is to be done.
 
     Args:
         runner (Runner): The runner, with the loops of these parts built.
         parts: Which parts are used: 'train', 'val', 'test'.
 
     Raises:
-        UserError: For the first image that is missing, or with the classes.
+        UserError: For the first image that is missing or cannot be used, or with
+            the classes.
     """
     for part in parts:
         loader = getattr(getattr(runner, f'{part}_loop'), 'dataloader', None)
-        if loader is not None:
-            layout.check_samples(loader.dataset, f'{part}_dataloader.dataset')
+        if loader is None:
+            continue
+        key = f'{part}_dataloader.dataset'
+        layout.check_samples(loader.dataset, key)
+        _check_num_classes(runner.model, loader.dataset, key)
+        if is_main_process():
+            layout.check_image_files(loader.dataset, seconds=_SECONDS)
+
+
+def _check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
+    """Refuse heads for another number of classes than the data set has.
+
+    A detector would fail in its first validation, a classifier whose head has too
+    few in the loss.
+    """
+    metainfo = getattr(dataset, 'metainfo', {})
+    classes = metainfo.get('classes')
+    # Panoptic heads count otherwise, and those that read words have no classes.
+    if classes is None or 'thing_classes' in metainfo or _reads_words(dataset):
+        return
+    number = 1 if isinstance(classes, str) else len(classes)
+    for name, module in model.named_modules():
+        built = getattr(module, 'num_classes', None)
+        if not isinstance(built, int) or not _HEAD.search(name) or built == number:
+            continue
+        if getattr(module, 'class_agnostic', False):
+            continue
+        if built > number and not type(module).__module__.startswith('mmdet.'):
+            continue  # classes without images do a classifier no harm
+        raise UserError(
+            f'{name.removeprefix("module.")} is for {built} classes, {key} has '
+            f'{number}; set its num_classes to {number}, or name the classes in '
+            f'{key}.metainfo.classes'
+        )
+
+
+def _reads_words(dataset: Any) -> bool:
+    return any(
+        getattr(leaf, 'return_classes', False) for leaf in layout.leaves(dataset)
+    )
 
 
 def _listed(cfg: Any, key: str) -> Sequence[Tuple[str, Any]]:

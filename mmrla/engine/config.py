@@ -20,6 +20,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import zoo
+from .coco import checked_annotations
 from .errors import DEBUG, UserError, config_errors, one_line
 
 __all__ = [
@@ -357,7 +358,7 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
         UserError: The config has a value that a model, a dataset or a hook
             refuses.
     """
-    with config_errors(cfg.filename):
+    with config_errors(cfg.filename), checked_annotations():
         if 'runner_type' in cfg:
             runner = RUNNERS.build(cfg)
         else:

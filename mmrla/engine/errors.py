@@ -43,6 +43,8 @@ _PEER_LOST = (
     'Connection refused',
     'Broken pipe',
 )
+# What mmcv's LoadImageFromFile says of a file that is no image.
+_NO_IMAGE = 'failed to load image: '
 # What MMEngine's BaseDataset says, by way of numpy, if it has no image.
 _EMPTY_DATASET = 'need at least one array to concatenate'
 
@@ -87,6 +89,9 @@ def _report(error: Exception) -> Optional[_Report]:
         # as its text; the last line is the error.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return _Report(lines[-1], 1)
+    if isinstance(error, AssertionError) and _NO_IMAGE in str(error):
+        path = str(error).rpartition(_NO_IMAGE)[2].strip()
+        return _Report(f'image {path} cannot be read: it is cut off or no image', 1)
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return _Report(
             f'{one_line(error).split(". ")[0]}; use smaller batches '

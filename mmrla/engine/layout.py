@@ -2,24 +2,38 @@
 """Checks of how data sets lie on the disk (docs/data.md), before training.
 
 :func:`check_layout` looks at folders before a data set is built,
-:func:`check_samples` at the images and classes of the built one.
+:func:`check_samples` at what the built one has, :func:`check_image_files` into its
+images.
 """
 
-import json
 import os
 import os.path as osp
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.logging import print_log
 
 from .checkpoint_io import is_local
+from .coco import category_names
 from .config import type_name
-from .errors import UserError
+from .errors import UserError, one_line
 
-__all__ = ['check_layout', 'check_samples', 'check_same_classes']
+__all__ = [
+    'check_image_files',
+    'check_layout',
+    'check_same_classes',
+    'check_samples',
+    'leaves',
+]
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 _PAGE = 'docs/data.md shows the layout'
+
+# How much of a file's end is searched for the mark that ends an image: some have
+# bytes after it. And how many files are looked at between looks at the clock.
+_TAIL = 4096
+_CHUNK = 512
 
 #: Number of classes where a config names none.
 _NUM_CLASSES = {'ImageNet': 1000}
@@ -206,14 +220,14 @@ def check_same_classes(datasets: Sequence[Tuple[str, Any]]) -> None:
             )
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
+def leaves(dataset: Any) -> Iterator[Any]:
     """The data sets inside wrappers."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if inner[0] is None:
         yield dataset
         return
     for item in inner:
-        yield from _leaves(item)
+        yield from leaves(item)
 
 
 def check_samples(dataset: Any, key: str) -> None:
@@ -226,11 +240,32 @@ def check_samples(dataset: Any, key: str) -> None:
     Raises:
         UserError: The message names the file or the classes.
     """
-    for leaf in _leaves(dataset):
+    for leaf in leaves(dataset):
         if not hasattr(leaf, 'get_data_info'):
             continue
         _check_categories(leaf, key)
         _check_images(leaf)
+        _check_shapes(leaf)
+        _check_masks(leaf)
+
+
+def check_image_files(dataset: Any, seconds: Optional[float] = None) -> None:
+    """Refuse a data set with a file that is no image, or cut off.
+
+    Only the ends of a JPEG or PNG are read; what does not look whole, or is of
+    another kind, is read by the pipeline's first transform, as in training.
+
+    Args:
+        dataset: The built data set.
+        seconds (float, optional): Stop after so long; the rest is read in
+            training. All of it by default.
+
+    Raises:
+        UserError: The message names the file.
+    """
+    for leaf in leaves(dataset):
+        if hasattr(leaf, 'get_data_info'):
+            _check_image_files(leaf, seconds)
 
 
 def _check_categories(dataset: Any, key: str) -> None:
@@ -241,21 +276,28 @@ def _check_categories(dataset: Any, key: str) -> None:
     if cat_ids is None or not classes or not is_local(dataset.ann_file):
         return
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
-    if len(cat_ids) == len(classes):
-        return
-    with open(dataset.ann_file, encoding='utf-8') as file:
-        names = [cat['name'] for cat in json.load(file).get('categories', [])]
-    missing = [name for name in classes if name not in names]
-    if len(missing) == len(classes):
+    names = category_names(dataset.ann_file)
+    found = [name for name in names if name in classes]
+    if not found:
         raise UserError(
             f'{dataset.ann_file} has none of the classes that {key} expects: it has '
             f'{_some(names)}, not {_some(classes)}; name them in {key}.metainfo.classes'
         )
-    print_log(
-        f'{dataset.ann_file} has no category for {len(missing)} of {len(classes)} '
-        f'classes: {_some(missing)}',
-        level=30,
-    )
+    if found != list(classes[: len(found)]):
+        # mmdet numbers the classes that it finds, in the order of the file.
+        at = next(i for i, name in enumerate(found) if name != classes[i])
+        raise UserError(
+            f'{dataset.ann_file}: as its categories are ordered, class {at} is '
+            f'{found[at]!r}, but {key}.metainfo.classes has {classes[at]!r} there; '
+            'name the classes in the order of the file, with a category for each'
+        )
+    if len(found) < len(classes):
+        missing = [name for name in classes if name not in found]
+        print_log(
+            f'{dataset.ann_file} has no category for {len(missing)} of {len(classes)} '
+            f'classes: {_some(missing)}',
+            level=30,
+        )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -284,3 +326,100 @@ def _check_images(dataset: Any) -> None:
             f'image {missing[0]} does not exist; {len(missing)} of {len(dataset)} '
             f'images of {dataset.ann_file} are missing'
         )
+
+
+def _transforms(dataset: Any) -> List[Any]:
+    """The transforms of a data set, those in wrappers too."""
+    pipeline = getattr(dataset, 'pipeline', None)
+    return list(getattr(pipeline, 'transforms', None) or [])
+
+
+def _check_shapes(dataset: Any) -> None:
+    """Refuse images so long that resizing leaves no pixel of their short side."""
+    scales = [
+        scale
+        for transform in _transforms(dataset)
+        if getattr(transform, 'keep_ratio', False)
+        for scale in [getattr(transform, 'scale', None)]
+        if isinstance(scale, tuple) and len(scale) == 2
+    ]
+    for index in range(len(dataset)) if scales else ():
+        info = dataset.get_data_info(index)
+        sides = info.get('width'), info.get('height')
+        if not all(sides):
+            return
+        for scale in scales:
+            # As mmcv.imrescale.
+            factor = min(max(scale) / max(sides), min(scale) / min(sides))
+            if int(min(sides) * factor + 0.5) < 1:
+                raise UserError(
+                    f'image {info["img_path"]} is {sides[0]}x{sides[1]} pixels: '
+                    f'resized to scale {scale} with keep_ratio nothing is left of '
+                    f'its short side; crop it or take it out of {dataset.ann_file}'
+                )
+
+
+def _check_masks(dataset: Any) -> None:
+    """Refuse objects without a mask where the pipeline loads masks."""
+    if not any(getattr(t, 'with_mask', False) for t in _transforms(dataset)):
+        return
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        if any('mask' not in instance for instance in info.get('instances', ())):
+            raise UserError(
+                f'{dataset.ann_file}: an object in {info["img_path"]} has no '
+                'segmentation, and the pipeline loads masks; add it, or take a '
+                'detector without masks and with_mask=False'
+            )
+
+
+def _is_whole_image(path: str) -> bool:
+    """Whether a JPEG or PNG begins and ends as one; False for all others."""
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(8)
+            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
+            tail = file.read()
+    except OSError:  # what is wrong is said when it is read
+        return False
+    if head.startswith(b'\xff\xd8\xff'):
+        return b'\xff\xd9' in tail  # nowhere in the image data itself
+    return head == b'\x89PNG\r\n\x1a\n' and b'IEND' in tail
+
+
+def _check_image_files(dataset: Any, seconds: Optional[float]) -> None:
+    transforms = _transforms(dataset)
+    if not transforms or not type(transforms[0]).__name__.startswith('LoadImage'):
+        return
+    start, number = time.monotonic(), len(dataset)
+    # Most of the time is spent waiting for the disk.
+    with ThreadPoolExecutor(16) as pool:
+        for first in range(0, number, _CHUNK):
+            if seconds is not None and time.monotonic() - start > seconds:
+                print_log(
+                    f'looked at {first} of {number} image files in {seconds:.0f} s; '
+                    'tools/misc/check_data.py looks at all'
+                )
+                return
+            indices = range(first, min(first + _CHUNK, number))
+            paths = [dataset.get_data_info(i).get('img_path') for i in indices]
+            if not all(isinstance(p, str) and is_local(p) for p in paths):
+                return
+            for path, is_whole in zip(paths, pool.map(_is_whole_image, paths)):
+                if not is_whole:
+                    _check_loads(transforms[0], path)
+
+
+def _check_loads(load: Any, path: str) -> None:
+    try:
+        if not osp.getsize(path):
+            raise ValueError('it is empty')
+        load(dict(img_path=path))  # None with ignore_empty: another takes its place
+    except Exception as error:
+        reason = one_line(error)
+        if isinstance(error, AssertionError):  # mmcv's for what it cannot decode
+            reason = 'it is cut off or no image'
+        raise UserError(
+            f'image {path} cannot be read: {reason}; get it again, or take it out of '
+            'the data set'
+        ) from error

@@ -5,6 +5,7 @@ MMRLA_SOAK_MINUTES is how long the demo's training is watched, 30 by default.
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -124,12 +125,13 @@ def test_the_demos_training_stays_as_large_as_it_is(tmp_path):
             cwd=REPO,
             stdout=file,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         samples = watch(process, 60 * MINUTES, 1)
         assert process.poll() is None, output.read_text()[-2000:]
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # its worker too
         process.wait()
     epochs = output.read_text().count('Saving checkpoint at')
     for name, part in zip(('warm-up', 'middle', 'end'), thirds(samples)):

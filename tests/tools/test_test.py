@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import call, error_line, metrics, weights
+from .conftest import call, metrics
 
 
 @pytest.fixture(scope='module')
@@ -66,63 +66,6 @@ def test_classifiers(classifier_config, tmp_path):
         assert predictions[0]['pred_score'].shape == (2,)
         assert set(metrics(tmp_path)) == {'accuracy/top1'}
     assert len(list(tmp_path.glob('2*/shown/*.png'))) == 6
-
-
-@pytest.fixture
-def places(tmp_path, trained):
-    state = weights(trained / 'epoch_2.pth')
-    torch.save({'state_dict': {'fc.weight': torch.zeros(1)}}, tmp_path / 'other.pth')
-    torch.save({'epoch': 3}, tmp_path / 'empty.pth')
-    partly = {k: v for k, v in state.items() if not k.startswith('roi_head')}
-    torch.save(partly, tmp_path / 'partly.pth')
-    whole = (trained / 'epoch_2.pth').read_bytes()
-    (tmp_path / 'torn.pth').write_bytes(whole[: len(whole) // 2])
-    (tmp_path / 'text.pth').write_text('<html>404</html>')
-    (tmp_path / 'zero.pth').write_bytes(b'')
-    return dict(tmp=tmp_path, good=trained / 'epoch_2.pth')
-
-
-BAD_INPUT = {
-    'missing': (['{tmp}/none.pth'], 'none.pth does not exist'),
-    'folder': (['{tmp}'], 'is a folder'),
-    'nothing in it': (['{tmp}/zero.pth'], 'is empty'),
-    'truncated': (['{tmp}/torn.pth'], 'truncated'),
-    'other file': (['{tmp}/text.pth'], 'no file of torch.save'),
-    'no weights': (['{tmp}/empty.pth'], 'holds no weights'),
-    'other network': (['{tmp}/other.pth'], 'belongs to another network'),
-    'weights missing': (
-        ['{tmp}/partly.pth'],
-        'are missing: roi_head.bbox_head.fc_cls.weight',
-    ),
-    'other width': (
-        ['{good}', '--cfg-options', 'model.neck.out_channels=24'],
-        'shapes differ: neck',
-    ),
-    'not a pickle': (['{good}', '--out', 'out.json'], '.pkl'),
-    'masks with tta': (
-        ['{good}', '--tta', '--cfg-options', 'test_evaluator.metric=segm'],
-        'boxes only',
-    ),
-    'no hook to paint': (
-        ['{good}', '--show', '--cfg-options', 'default_hooks.visualization=None'],
-        'visualization',
-    ),
-    'data root': (
-        ['{good}', '--cfg-options', 'test_dataloader.dataset.data_root=nowhere'],
-        'test_dataloader.dataset.data_root=FOLDER',
-    ),
-}
-
-
-@pytest.mark.parametrize('args, message', BAD_INPUT.values(), ids=list(BAD_INPUT))
-def test_bad_input_ends_in_one_line(
-    args, message, places, detector_config, capsys, tmp_path
-):
-    args = [str(a).format(**places) for a in args]
-    args += ['--work-dir', tmp_path / 'work']
-    status, line = error_line(capsys, 'test', detector_config, *args)
-    assert status in (1, 2)
-    assert message in line
 
 
 def test_code_in_a_checkpoint_is_not_run(trained, tested, detector_config, tmp_path):

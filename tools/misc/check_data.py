@@ -2,8 +2,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Check the data that a config trains and tests with, before it does.
 
-Looks at folders, annotation files, classes and, where annotations name them, every
-image, as tools/train.py does before the first epoch. docs/data.md has the layouts.
+Looks at folders, annotation files, classes and images, as tools/train.py does before
+the first epoch; at all images, however long it takes. docs/data.md has the layouts.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import List, Optional
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmrla.engine import checks, config, layout
+from mmrla.engine.coco import checked_annotations
 from mmrla.engine.errors import config_errors, one_line_errors
 
 PARTS = ('train', 'val', 'test')
@@ -38,9 +39,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     for part in parts:
         dataset_cfg = cfg[f'{part}_dataloader'].dataset
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            with config_errors(args.config):
+            with config_errors(args.config), checked_annotations():
                 dataset = DATASETS.build(dataset_cfg)
         layout.check_samples(dataset, f'{part}_dataloader.dataset')
+        layout.check_image_files(dataset)
         classes = dataset.metainfo.get('classes') or ()
         root = next(config.leaf_datasets(dataset_cfg, ''))[1].get('data_root')
         print(f'{part}: {len(dataset)} images, {len(classes)} classes, from {root}')

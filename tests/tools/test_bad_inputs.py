@@ -1,0 +1,689 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""What bad inputs get: docs/bad_inputs.md is written by these tests.
+
+MMRLA_WRITE_TABLE=1 makes them write it; otherwise they compare with it.
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+
+from .conftest import REPO, call, error_line, weights
+
+PAGE = REPO / 'docs' / 'bad_inputs.md'
+WRITE = bool(os.environ.get('MMRLA_WRITE_TABLE'))
+
+HEAD = """# Bad inputs
+
+What the tools do with inputs that are wrong or unusual. The page is written by
+`MMRLA_WRITE_TABLE=1 python -m pytest tests/tools/test_bad_inputs.py`; without the
+variable the test compares. What is refused is refused before training begins, with
+the exit status in parentheses and one line (`MMRLA_DEBUG=1` brings the traceback).
+DIR stands for a folder. For data, `tools/misc/check_data.py` says the same as
+`tools/train.py`.
+"""
+
+#: Lines of the page by section and input, as they come up.
+_lines: Dict[str, Dict[str, str]] = {}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _page():
+    """The page, written at the end if that was asked for."""
+    yield
+    if WRITE:
+        parts = [HEAD]
+        for section, lines in _lines.items():
+            parts.append(f'## {section}\n\n| input | what it gets |\n|---|---|')
+            parts[-1] += ''.join(f'\n| {k} | {v} |' for k, v in lines.items()) + '\n'
+        PAGE.write_text('\n'.join(parts))
+
+
+def record(section: str, name: str, text: str) -> None:
+    """Add a line to the page, or compare it with the one there."""
+    text = text.replace('|', '\\|')
+    _lines.setdefault(section, {})[name] = text
+    if not WRITE:
+        _, _, rest = PAGE.read_text().partition(f'## {section}\n')
+        found = re.search(
+            rf'^\| {re.escape(name)} \| (.*) \|$', rest.partition('\n## ')[0], re.M
+        )
+        assert found, f'{name!r} is not in {PAGE.name}'
+        assert found.group(1) == text
+
+
+def told(status: int, line: str, *folders: object) -> str:
+    """An error as the page has it, without what differs between machines."""
+    text = line.partition('error: ')[2]
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        text = text.replace(folder, 'DIR')
+    # Python's own words differ from version to version.
+    text = re.sub(r'(SyntaxError: ).*?( \(MMRLA_DEBUG)', r'\1...\2', text)
+    text = re.sub(r'(TypeError: )\w+\.(__init__)', r'\1\2', text)
+    return f'refused ({status}): {text}'
+
+
+class Refused(NamedTuple):
+    """Arguments that must end in one line."""
+
+    args: List[str]
+    message: str  # what the line must have at least
+
+
+# --- arguments and configs ----------------------------------------------------
+
+OPTIONS = '--cfg-options'
+TRAIN = {
+    'config that is not there': Refused(['{tmp}/none.py'], 'none.py does not exist'),
+    'folder as config': Refused(['{tmp}'], 'is a folder'),
+    'config with a syntax error': Refused(
+        ['{syntax}'], 'syntax.py cannot be read: SyntaxError'
+    ),
+    'base that is not there': Refused(['{nobase}'], 'nobase.py cannot be read'),
+    'base file as config': Refused(['{empty}'], 'empty.py has no model'),
+    'option that fits nothing': Refused(
+        ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.9.x=1'],
+        '--cfg-options does not fit',
+    ),
+    'data root that is not there': Refused(
+        ['{config}', OPTIONS, 'train_dataloader.dataset.data_root=nowhere'],
+        'data root nowhere does not exist',
+    ),
+    'image folder that is not there': Refused(
+        ['{config}', OPTIONS, 'val_dataloader.dataset.data_prefix.img=nope'],
+        'image folder',
+    ),
+    'annotation file that is not there': Refused(
+        ['{config}', OPTIONS, 'train_dataloader.dataset.ann_file=x.json'],
+        'x.json does not exist',
+    ),
+    'annotation file of the metric that is not there': Refused(
+        ['{config}', OPTIONS, 'val_evaluator.ann_file=x.json'],
+        'val_evaluator.ann_file=FILE',
+    ),
+    '--auto-scale-lr without a batch size': Refused(
+        ['{config}', '--auto-scale-lr'], 'base_batch_size=N'
+    ),
+    '--amp with an optimizer wrapper of its own': Refused(
+        ['{config}', '--amp', OPTIONS, 'optim_wrapper.type=Mine'], '--amp'
+    ),
+    '--resume with a file that is not there': Refused(
+        ['{config}', '--resume', 'x.pth'], 'x.pth'
+    ),
+    '--resume with a torn checkpoint': Refused(
+        ['{config}', '--resume', '{torn}'], 'truncated'
+    ),
+    '--resume with weights only': Refused(
+        ['{config}', '--resume', '{weights}'], 'weights only'
+    ),
+    'load_from that is not there': Refused(
+        ['{config}', OPTIONS, 'load_from=x.pth'], 'x.pth'
+    ),
+    'pretrained weights that are not there': Refused(
+        [
+            '{config}',
+            OPTIONS,
+            'model.backbone.init_cfg.type=Pretrained',
+            'model.backbone.init_cfg.checkpoint=x.pth',
+        ],
+        '--cfg-options model.backbone.init_cfg=None',
+    ),
+    'file as work_dir': Refused(['{config}', '--work-dir', '{config}'], 'is a file'),
+    'launcher that did not start it': Refused(
+        ['{config}', '--launcher', 'slurm'], 'SLURM_PROCID'
+    ),
+}
+#: These are found when the model and the data are built.
+VALUES = {
+    'depth that there is not': Refused(
+        ['{config}', OPTIONS, 'model.backbone.depth=51'],
+        'depth=51 is not one of 50, 101, 152',
+    ),
+    'argument that there is not': Refused(
+        ['{config}', OPTIONS, 'model.backbone.dept=50'], "argument 'dept'"
+    ),
+    'class that there is not': Refused(
+        ['{config}', OPTIONS, 'model.backbone.type=RLAResNett'], 'RLAResNett'
+    ),
+    'transform that there is not': Refused(
+        ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.0.type=No'],
+        'No is not in',
+    ),
+    'metric that there is not': Refused(
+        ['{config}', OPTIONS, 'val_evaluator.metric=box'], 'got box'
+    ),
+    'head for more classes than the data has': Refused(
+        ['{config}', OPTIONS, 'model.roi_head.bbox_head.num_classes=3'],
+        'roi_head.bbox_head is for 3 classes, train_dataloader.dataset has 2',
+    ),
+    'masks asked for, and none there': Refused(
+        [
+            '{config}',
+            OPTIONS,
+            'train_dataloader.dataset.ann_file={tmp}/without.json',
+            'train_dataloader.dataset.pipeline.1.with_mask=True',
+        ],
+        'has no segmentation',
+    ),
+    'classifier with too few classes': Refused(
+        [
+            '{classifier}',
+            OPTIONS,
+            'model.head.num_classes=1',
+        ],
+        'head is for 1 classes, train_dataloader.dataset has 2',
+    ),
+}
+TEST = {
+    'checkpoint that is not there': Refused(
+        ['{config}', '{tmp}/none.pth'], 'none.pth does not exist'
+    ),
+    'folder as checkpoint': Refused(['{config}', '{tmp}'], 'is a folder'),
+    'empty file as checkpoint': Refused(['{config}', '{tmp}/zero.pth'], 'is empty'),
+    'truncated checkpoint': Refused(['{config}', '{torn}'], 'truncated'),
+    'web page as checkpoint': Refused(
+        ['{config}', '{tmp}/text.pth'], 'no file of torch.save'
+    ),
+    'checkpoint without weights': Refused(
+        ['{config}', '{tmp}/nothing.pth'], 'holds no weights'
+    ),
+    'weights of another network': Refused(
+        ['{config}', '{tmp}/other.pth'], 'belongs to another network'
+    ),
+    'weights of a part of the network': Refused(
+        ['{config}', '{tmp}/partly.pth'],
+        'are missing: roi_head.bbox_head.fc_cls.weight',
+    ),
+    'weights of another width': Refused(
+        ['{config}', '{good}', OPTIONS, 'model.neck.out_channels=24'],
+        'shapes differ: neck',
+    ),
+    '--out that is no pickle': Refused(
+        ['{config}', '{good}', '--out', 'out.json'], '.pkl'
+    ),
+    '--tta with masks': Refused(
+        ['{config}', '{good}', '--tta', OPTIONS, 'test_evaluator.metric=segm'],
+        'boxes only',
+    ),
+    '--show without a hook that paints': Refused(
+        ['{config}', '{good}', '--show', OPTIONS, 'default_hooks.visualization=None'],
+        'visualization',
+    ),
+    'test data that is not there': Refused(
+        ['{config}', '{good}', OPTIONS, 'test_dataloader.dataset.data_root=nowhere'],
+        'test_dataloader.dataset.data_root=FOLDER',
+    ),
+}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory, detector_config, classifier_config, tiny_coco, trained):
+    """What the arguments above stand for."""
+    tmp = tmp_path_factory.mktemp('files')
+    state = weights(trained / 'epoch_2.pth')
+    torch.save(state, tmp / 'weights.pth')
+    torch.save({'state_dict': {'fc.weight': torch.zeros(1)}}, tmp / 'other.pth')
+    torch.save({'epoch': 3}, tmp / 'nothing.pth')
+    partly = {k: v for k, v in state.items() if not k.startswith('roi_head')}
+    torch.save(partly, tmp / 'partly.pth')
+    whole = (trained / 'epoch_2.pth').read_bytes()
+    (tmp / 'torn.pth').write_bytes(whole[: len(whole) // 2])
+    (tmp / 'text.pth').write_text('<html>404</html>')
+    (tmp / 'zero.pth').write_bytes(b'')
+    texts = {'syntax': 'a = (', 'nobase': "_base_ = 'x.py'", 'empty': 'a = 1'}
+    for name, text in texts.items():
+        (tmp / f'{name}.py').write_text(text)
+    content = json.loads((tiny_coco / 'annotations/train.json').read_text())
+    content['annotations'][3]['segmentation'] = []
+    (tmp / 'without.json').write_text(json.dumps(content))
+    return dict(
+        tmp=tmp,
+        config=detector_config,
+        classifier=classifier_config,
+        good=trained / 'epoch_2.pth',
+        torn=tmp / 'torn.pth',
+        weights=tmp / 'weights.pth',
+        **{name: tmp / f'{name}.py' for name in texts},
+    )
+
+
+def refuse(section, name, row, tool, files, capsys, folders, work_dir=None):
+    """Run a tool that must refuse its arguments, and note what it says."""
+    args = [arg.format(**files) for arg in row.args]
+    if work_dir is not None:
+        args += ['--work-dir', work_dir]
+    status, line = error_line(capsys, tool, *args)
+    assert status in (1, 2)
+    assert row.message in line
+    parents = [Path(path).parent for path in files.values()]
+    record(section, name, told(status, line, files['tmp'], *parents, *folders))
+
+
+@pytest.mark.parametrize('name', TRAIN)
+def test_arguments_of_training(name, files, capsys, tiny_coco, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = tmp_path, tiny_coco
+    refuse('Training', name, TRAIN[name], 'train', files, capsys, folders)
+    assert not Path('work_dirs').exists()
+
+
+@pytest.mark.parametrize('name', VALUES)
+def test_values_in_a_config(name, files, capsys, tiny_coco, tiny_folders, tmp_path):
+    folders = tmp_path, tiny_coco, tiny_folders
+    work_dir = tmp_path / 'work'
+    args = 'Training', name, VALUES[name], 'train', files, capsys, folders, work_dir
+    refuse(*args)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+@pytest.mark.parametrize('name', TEST)
+def test_arguments_of_testing(name, files, capsys, tmp_path):
+    folders, work_dir = [tmp_path], tmp_path / 'work'
+    refuse('Testing', name, TEST[name], 'test', files, capsys, folders, work_dir)
+
+
+# --- annotation files ---------------------------------------------------------
+
+Content = Dict[str, Any]
+
+
+def _without(kind: str, key: str) -> Callable[[Content], Any]:
+    return lambda content: content[kind][1].pop(key)
+
+
+def _with(kind: str, **values: Any) -> Callable[[Content], None]:
+    return lambda content: content[kind][1].update(values)
+
+
+ANNOTATIONS: Dict[str, Any] = {
+    'text': ('# nothing', 'is no JSON file'),
+    'half a file': (b'{"images": [{"id": 1,', 'is no JSON file'),
+    'UTF-16': ('{}'.encode('utf-16'), 'is no JSON file'),
+    'empty file': ('', 'is empty'),
+    'list': ('[]', 'is no JSON file of COCO'),
+    'no images': (lambda c: c.pop('images'), 'has no list of images'),
+    'no categories': (lambda c: c.pop('categories'), 'has no list of categories'),
+    'images by name': (lambda c: c.update(images={'a': 1}), 'has no list of images'),
+    'entry that is no object': (
+        lambda c: c['annotations'].append(3),
+        'entry 16 of annotations is int',
+    ),
+    'image without a file': (_without('images', 'file_name'), "has no 'file_name'"),
+    'image without a height': (_without('images', 'height'), "has no 'height'"),
+    'image of width 0': (_with('images', width=0), 'width=0, which is no size'),
+    'image of width "64"': (_with('images', width='64'), "width='64', which is no"),
+    'two images with one id': (_with('images', id=0), 'id 0 of images is there twice'),
+    'list as id': (_with('images', id=[1]), 'id [1] of images is neither'),
+    'two boxes with one id': (
+        _with('annotations', id=1),
+        'id 1 of annotations is there twice',
+    ),
+    'two categories with one id': (
+        _with('categories', id=1),
+        'id 1 of categories is there twice',
+    ),
+    'two categories with one name': (
+        _with('categories', name='red'),
+        "has the category 'red' twice",
+    ),
+    'object without a box': (_without('annotations', 'bbox'), "has no 'bbox'"),
+    'object without an area': (_without('annotations', 'area'), "has no 'area'"),
+    'object without a category': (
+        _without('annotations', 'category_id'),
+        "has no 'category_id'",
+    ),
+    'object without an image': (
+        _without('annotations', 'image_id'),
+        "has no 'image_id'",
+    ),
+    'box of three numbers': (_with('annotations', bbox=[1, 2, 3]), 'not four numbers'),
+    'box with NaN': (
+        _with('annotations', bbox=[1, 2, float('nan'), 4]),
+        'not four numbers',
+    ),
+    'box of text': (_with('annotations', bbox='1 2 3 4'), 'not four numbers'),
+    'area null': (_with('annotations', area=None), 'area=None, not a number'),
+    'none of the classes': (
+        lambda c: [cat.update(name=cat['name'].upper()) for cat in c['categories']],
+        'has none of the classes',
+    ),
+    'no category for the first class': (
+        lambda c: c['categories'].pop(0),
+        "class 0 is 'blue', but",
+    ),
+    'categories in another order than the classes': (
+        lambda c: c['categories'].reverse(),
+        "class 0 is 'blue', but",
+    ),
+    'no image left': (lambda c: c.update(images=[]), 'no image left to use'),
+    'image much longer than high': (
+        _with('images', width=9000, height=20),
+        'nothing is left of its short side',
+    ),
+    'file name of no image': (_with('images', file_name='x.png'), 'x.png does not'),
+}
+
+#: No model: for what is found in the data alone.
+DATA = """
+default_scope = 'mmdet'
+custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
+train_dataloader = dict(dataset=dict(
+    type='CocoDataset', data_root={root!r}, ann_file='annotations/train.json',
+    data_prefix=dict(img='train/'), metainfo=dict(classes=('red', 'blue')),
+    pipeline=[dict(type='LoadImageFromFile'),
+              dict(type='LoadAnnotations', with_bbox=True),
+              dict(type='Resize', scale=(64, 64), keep_ratio=True),
+              dict(type='PackDetInputs')]))
+"""
+
+
+@pytest.fixture
+def coco(tiny_coco, tmp_path):
+    """A copy of the data set, to be spoilt, and a config of it."""
+    root = tmp_path / 'coco'
+    shutil.copytree(tiny_coco, root)
+    (tmp_path / 'data.py').write_text(DATA.format(root=str(root)))
+    return root
+
+
+def refuse_data(section, name, message, config, capsys):
+    """Check data that must be refused, and note why."""
+    status, line = error_line(capsys, 'misc/check_data', config)
+    assert status == 2
+    assert message in line
+    record(section, name, told(status, line, config.parent))
+
+
+@pytest.mark.parametrize('name', ANNOTATIONS)
+def test_annotation_files(name, coco, capsys, tmp_path):
+    spoil, message = ANNOTATIONS[name]
+    path = coco / 'annotations/train.json'
+    if callable(spoil):
+        content = json.loads(path.read_text())
+        spoil(content)
+        spoil = json.dumps(content)
+    path.write_bytes(spoil.encode() if isinstance(spoil, str) else spoil)
+    refuse_data('Annotation files', name, message, tmp_path / 'data.py', capsys)
+
+
+def test_training_refuses_them_too(coco, detector_config, capsys, tmp_path):
+    """Of both parts, before it begins."""
+    path = coco / 'annotations/val.json'
+    content = json.loads(path.read_text())
+    content['annotations'][1]['id'] = content['annotations'][0]['id']
+    path.write_text(json.dumps(content))
+    options = OPTIONS, f'val_dataloader.dataset.data_root={coco}'
+    args = detector_config, '--work-dir', tmp_path / 'w', *options
+    status, line = error_line(capsys, 'train', *args)
+    assert (status, f'{path}: id 1 of annotations is there twice' in line) == (2, True)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+# --- images -------------------------------------------------------------------
+
+
+def _cut(name: str, share: float) -> Callable[[Path], None]:
+    """Replace an image by the beginning of one of that format."""
+
+    def spoil(path: Path) -> None:
+        image = Image.open(path).convert('RGB')
+        image.save(path.with_name(name))
+        content = path.with_name(name).read_bytes()
+        path.with_name(name).unlink()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return spoil
+
+
+IMAGES: Dict[str, Any] = {
+    'not there': (Path.unlink, 'does not exist; 1 of 8'),
+    'empty file': (lambda path: path.write_bytes(b''), 'it is empty'),
+    'text': (lambda path: path.write_text('no image\n' * 99), 'cannot be read: it is'),
+    'web page': (
+        lambda path: path.write_text('<html>404 Not Found</html>'),
+        'cannot be read: it is',
+    ),
+    'half a PNG': (_cut('x.png', 0.5), 'cannot be read: it is cut off'),
+    'half a JPEG': (_cut('x.jpg', 0.5), 'cannot be read: it is cut off'),
+    'JPEG without its last bytes': (_cut('x.jpg', 0.99), 'it is cut off'),
+    'beginning of a PNG': (_cut('x.png', 0.02), 'it is cut off'),
+    'half a TIFF': (_cut('x.tif', 0.5), 'it is cut off'),
+    'half a BMP': (_cut('x.bmp', 0.5), 'it is cut off'),
+    'GIF, which OpenCV does not read': (_cut('x.gif', 1), 'or no image'),
+    'folder': (lambda path: (path.unlink(), path.mkdir()), 'cannot be read'),
+}
+
+
+@pytest.mark.parametrize('name', IMAGES)
+def test_image_files(name, coco, capsys, tmp_path):
+    spoil, message = IMAGES[name]
+    spoil(coco / 'train' / '003.png')
+    refuse_data('Images of a detector', name, message, tmp_path / 'data.py', capsys)
+
+
+# --- class folders ------------------------------------------------------------
+
+FOLDERS: Dict[str, Any] = {
+    'image that is text': (
+        lambda root: (root / 'train/dark/dark1.png').write_text('x' * 99),
+        'dark1.png cannot be read',
+    ),
+    'half an image': (
+        lambda root: _cut('x.png', 0.5)(root / 'train/light/light0.png'),
+        'light0.png cannot be read',
+    ),
+    'no folders of classes': (
+        lambda root: [shutil.rmtree(p) for p in (root / 'train').iterdir()],
+        'train has nothing where one folder for each class should be',
+    ),
+    'class without an image': (
+        lambda root: [p.unlink() for p in (root / 'train/dark').iterdir()],
+        'has no image',
+    ),
+    'other classes in val': (
+        lambda root: (root / 'val/dark').rename(root / 'val/darker'),
+        'do not have the same class folders',
+    ),
+    'folder of the split that is not there': (
+        lambda root: (root / 'train').rename(root / 'training'),
+        'train does not exist',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', FOLDERS)
+def test_class_folders(name, tiny_folders, classifier_config, capsys, tmp_path):
+    spoil, message = FOLDERS[name]
+    root = tmp_path / 'folders'
+    shutil.copytree(tiny_folders, root)
+    spoil(root)
+    config = tmp_path / 'data.py'
+    text = classifier_config.read_text()
+    config.write_text(text.replace(repr(str(tiny_folders)), repr(str(root))))
+    refuse_data('Images of a classifier', name, message, config, capsys)
+
+
+# --- what is used -------------------------------------------------------------
+
+
+class Used(NamedTuple):
+    """Something unusual that is trained on.
+
+    Attributes:
+        text: What becomes of it.
+        kept: How many boxes the data set has of it.
+        annotations: Changes of a good box, one entry a box; None for no box.
+        image: Makes the image of a good one.
+    """
+
+    text: str
+    kept: int = 1
+    annotations: Optional[Dict[str, Any]] = {}
+    image: Optional[Callable[[Image.Image], Image.Image]] = None
+    suffix: str = '.png'
+
+
+def _sized(width: int, height: int) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.resize((width, height))
+
+
+def _deep(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257)
+
+
+AS_IMAGE = 'used, its box too'
+USED = {
+    'image without a box': Used(
+        'background; left out with filter_cfg.filter_empty_gt=True', 0, None
+    ),
+    'box without width': Used('left out', 0, dict(bbox=[9, 9, 0, 20])),
+    'box with a negative width': Used('left out', 0, dict(bbox=[9, 9, -5, 20])),
+    'box narrower than a pixel': Used('left out', 0, dict(bbox=[9, 9, 0.5, 20])),
+    'area 0': Used('left out', 0, dict(area=0)),
+    'box outside of the image': Used('left out', 0, dict(bbox=[99, 9, 20, 20])),
+    'box partly outside': Used(
+        'used, cut at the edge by the transforms', 1, dict(bbox=[-9, 50, 40, 40])
+    ),
+    'crowd': Used('neither object nor background', 1, dict(iscrowd=1)),
+    'box with ignore': Used('left out', 0, dict(ignore=1)),
+    'box of a class that is not asked for': Used('left out', 0, dict(category_id=3)),
+    'box of a category that the file has not': Used(
+        'left out, with a warning', 0, dict(category_id=9)
+    ),
+    'box of an image that the file has not': Used(
+        'left out, with a warning', 0, dict(image_id=999)
+    ),
+    'grey image': Used(AS_IMAGE, image=lambda image: image.convert('L')),
+    'black and white image': Used(AS_IMAGE, image=lambda image: image.convert('1')),
+    'grey image of 16 bits': Used(AS_IMAGE, image=_deep),
+    'grey image with transparency': Used(
+        'used without transparency', image=lambda image: image.convert('LA')
+    ),
+    'RGBA image': Used(
+        'used without transparency', image=lambda image: image.convert('RGBA')
+    ),
+    'image with a palette': Used(AS_IMAGE, image=lambda image: image.convert('P')),
+    'CMYK JPEG': Used(
+        AS_IMAGE, image=lambda image: image.convert('CMYK'), suffix='.jpg'
+    ),
+    'BMP': Used(AS_IMAGE, suffix='.bmp'),
+    'TIFF': Used(AS_IMAGE, suffix='.tif'),
+    'WebP': Used(AS_IMAGE, suffix='.webp'),
+    'image of 1x1 pixels': Used(
+        'used, enlarged; its box', 1, dict(bbox=[0, 0, 1, 1], area=1), _sized(1, 1)
+    ),
+    'image of 64x1 pixels': Used(
+        'used', 1, dict(bbox=[9, 0, 20, 1], area=20), _sized(64, 1)
+    ),
+    'image of 2x100 pixels': Used(
+        'used', 1, dict(bbox=[0, 9, 2, 20], area=40), _sized(2, 100)
+    ),
+    'image of 6000x60 pixels': Used(
+        'used, reduced to a strip', 1, dict(bbox=[9, 9, 2000, 40]), _sized(6000, 60)
+    ),
+}
+
+
+@pytest.fixture(scope='module')
+def unusual(tiny_coco, tmp_path_factory):
+    """A data set of everything in ``USED``, one image each."""
+    root = tmp_path_factory.mktemp('unusual')
+    (root / 'annotations').mkdir()
+    (root / 'train').mkdir()
+    content = json.loads((tiny_coco / 'annotations/train.json').read_text())
+    good = content['annotations'][0]
+    image = Image.open(tiny_coco / 'train' / '000.png')
+    images, boxes = [], []
+    for number, row in enumerate(USED.values()):
+        made = row.image(image) if row.image else image
+        name = f'{number:03d}{row.suffix}'
+        made.save(root / 'train' / name)
+        width, height = made.size
+        images.append(dict(id=number, file_name=name, width=width, height=height))
+        if row.annotations is not None:
+            box = dict(copy.deepcopy(good), id=number, image_id=number)
+            boxes.append({**box, **row.annotations})
+    categories = [*content['categories'], dict(id=3, name='green')]
+    content = dict(images=images, annotations=boxes, categories=categories)
+    (root / 'annotations/train.json').write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope='module')
+def instances(unusual):
+    """The boxes of each image, as mmdet's data set gives them."""
+    import mmdet.datasets  # noqa: F401
+
+    config = unusual / 'data.py'
+    config.write_text(DATA.format(root=str(unusual)))
+    cfg = Config.fromfile(config).train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(cfg)
+    return [dataset.get_data_info(i)['instances'] for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize('name', USED)
+def test_what_is_used(name, instances):
+    row = USED[name]
+    found = instances[list(USED).index(name)]
+    assert len(found) == row.kept
+    if found:
+        assert found[0]['ignore_flag'] == (name == 'crowd')
+    record('What is used', name, row.text)
+
+
+def test_all_of_it_is_trained_on_and_tested(unusual, detector_config, tmp_path):
+    """The whole pipeline, with masks' boxes of one pixel and strips."""
+    parts = 'train', 'val'
+    options = [
+        OPTIONS,
+        *(f'{part}_dataloader.dataset.data_root={unusual}' for part in parts),
+        *(f'{p}_dataloader.dataset.ann_file=annotations/train.json' for p in parts),
+        *(f'{part}_dataloader.dataset.data_prefix.img=train/' for part in parts),
+        f'val_evaluator.ann_file={unusual}/annotations/train.json',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+    ]
+    call('train', detector_config, '--work-dir', tmp_path, *options)
+    state = weights(tmp_path / 'epoch_1.pth')
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'Epoch(val) [1][{(len(USED) + 1) // 2}/' in log
+    assert 'loss: nan' not in log
+
+
+# --- the page -----------------------------------------------------------------
+
+
+@pytest.mark.skipif(WRITE, reason='it is being written')
+def test_the_page_has_these_inputs_and_no_others():
+    sections = {
+        'Training': [*TRAIN, *VALUES],
+        'Testing': list(TEST),
+        'Annotation files': list(ANNOTATIONS),
+        'Images of a detector': list(IMAGES),
+        'Images of a classifier': list(FOLDERS),
+        'What is used': list(USED),
+    }
+    text = PAGE.read_text()
+    assert text.startswith(HEAD)
+    found = {
+        part.partition('\n')[0]: re.findall(r'^\| (.+?) \| .* \|$', part, re.M)[1:]
+        for part in text.split('\n## ')[1:]
+    }
+    assert found == sections
+    assert sum(map(len, found.values())) >= 60
+    assert str(REPO) not in text
+    assert sys.prefix not in text
