@@ -11,7 +11,7 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
 import torch
@@ -370,7 +370,7 @@ def test_network(name: str) -> None:
             assert not (isinstance(m, _BatchNorm) and m.training)
 
 
-def images_of(cfg: Config, model: BaseModel) -> dict:
+def images_of(cfg: Config, model: BaseModel, num_items: Sequence[int] = (2, 3)) -> dict:
     """A batch of two images with labels, as a data loader gives it."""
     if cfg.default_scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
@@ -378,7 +378,7 @@ def images_of(cfg: Config, model: BaseModel) -> dict:
         with_mask = getattr(model, 'with_mask', False)
         size = 64 if 'demo' not in str(cfg.filename) else 160
         return demo_mm_inputs(
-            2, [(3, size, size)] * 2, num_items=[2, 3], with_mask=with_mask
+            2, [(3, size, size)] * 2, num_items=list(num_items), with_mask=with_mask
         )
     from mmpretrain.structures import DataSample
 
@@ -437,3 +437,56 @@ def test_step_and_prediction(name: str) -> None:
         else:
             assert result.pred_score.shape == (cfg.model.head.num_classes,)
             assert result.pred_score.sum() == pytest.approx(1, abs=1e-4)
+
+
+#: One config of each kind of detector.
+KINDS = [
+    'faster_rcnn/faster-rcnn_rla-r50_fpn_4xb2-1x_coco',
+    'mask_rcnn/mask-rcnn_rla-r50_fpn_4xb2-1x_coco',
+    'retinanet/retinanet_rla-r50_fpn_4xb2-1x_coco',
+    *[name for name in CONFIGS if name.startswith('more_detectors/')],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('integration', ['v1', 'v3'])
+@pytest.mark.parametrize('name', KINDS)
+def test_detectors_leave_no_parameter_unused(name: str, integration: str) -> None:
+    """As DDP asks with find_unused_parameters=False, whatever is frozen.
+
+    With objects and without: the second step fails if the first has left a
+    parameter without a gradient.
+    """
+    import torch.distributed as dist
+    from mmengine.model import MMDistributedDataParallel
+
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for frozen_stages in range(-1, 5):
+            cfg = load(name)
+            cfg.model.backbone.update(
+                integration=integration,
+                frozen_stages=frozen_stages,
+                base_channels=8,
+                stem_channels=8,
+                rla_channels=4,
+                norm_eval=True,
+            )
+            cfg.model.neck.in_channels = [n // 8 for n in cfg.model.neck.in_channels]
+            torch.manual_seed(0)
+            model = build(cfg)
+            model.init_weights()
+            model.train()
+            with DefaultScope.overwrite_default_scope('mmdet'):
+                optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+            wrapped = MMDistributedDataParallel(
+                model, device_ids=None, find_unused_parameters=False
+            )
+            batch = images_of(cfg, model)
+            empty = images_of(cfg, model, num_items=[0, 0])
+            for data in (batch, empty, batch):
+                losses = wrapped.train_step(data, optim_wrapper)
+                assert losses['loss'].isfinite()
+    finally:
+        dist.destroy_process_group()

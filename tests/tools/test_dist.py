@@ -64,17 +64,25 @@ def test_two_processes_measure_what_one_does(trained, detector_config, tmp_path)
 
 
 def test_two_processes_go_on_where_one_was(detector_config, tmp_path):
+    """On five images: each process gets three, one of them for the second time."""
     work_dir = '--work-dir', tmp_path
     nothing = (
         f'{name}=None' for name in ('val_cfg', 'val_dataloader', 'val_evaluator')
     )
-    options = ['--cfg-options', *nothing]
+    five = 'ann_file=annotations/val.json', 'data_prefix.img=val/'
+    options = [
+        '--cfg-options',
+        *nothing,
+        *(f'train_dataloader.dataset.{option}' for option in five),
+        'auto_scale_lr.base_batch_size=16',
+    ]
     call('train', detector_config, *work_dir, *options, 'train_cfg.max_epochs=1')
     train = 'bash', TOOLS / 'dist_train.sh', detector_config, 2
-    done = run(*train, *work_dir, '--resume', 'auto', *options)
+    done = run(*train, *work_dir, '--resume', 'auto', '--auto-scale-lr', *options)
     assert done.returncode == 0, done.stderr
-    assert 'resumed epoch: 1, iter: 4' in done.stdout
-    assert '[2][2/2]' in done.stdout  # 8 images: 2 steps of 2 x 2
+    assert 'resumed epoch: 1, iter: 3' in done.stdout
+    assert '[2][2/2]' in done.stdout  # two images, then the last one
+    assert 'Scaling the original LR by 0.25' in done.stdout  # 2 x 2 of 16 images
     assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_2.pth']
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .conftest import BASELINES, FAMILIES, Case, each
+from .conftest import BASELINES, FAMILIES, Case, each, settled
 
 #: Ours, rather than upstream's with a plugin.
 OURS = [case for case in FAMILIES if case not in BASELINES]
@@ -15,28 +15,10 @@ ours = pytest.mark.parametrize('case', OURS, ids=lambda c: c.name)
 
 
 def build(case: Case, **kwargs: Any) -> nn.Module:
-    """The network, as near to a trained one as it can be without training.
-
-    The hidden state is returned, residual branches add a tenth of what they read,
-    and norms are in eval mode with the statistics of noise. Otherwise
-    rounding grows from block to block, in a plain ResNet too.
-    """
+    """The network with its hidden state, if it has one."""
     if case.kwargs.get('rla_channels'):
-        kwargs.setdefault('return_hidden', True)
-    model = case.build(**kwargs)
-    for stage in getattr(model, 'stages', []):
-        for block in getattr(stage, 'blocks', []):
-            if getattr(block, 'last_norm', None) is not None:
-                nn.init.constant_(block.last_norm.weight, 0.1)
-    model.train()
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None  # the mean of what it has seen
-    with torch.no_grad():
-        model(torch.randn(4, 3, 128, 128))
-    for norm in norms:
-        norm.eval()
-    return model
+        kwargs['return_hidden'] = True
+    return settled(case, **kwargs)
 
 
 def images() -> Tensor:
