@@ -28,10 +28,11 @@ test: setup ## Run the tests that .ci/run runs
 test-all: setup ## Run all tests, the slow ones too
 	@$(PY) -m pytest -q -n auto --dist loadfile $(ARGS)
 
-lint: setup ## Check style and types
+lint: setup ## Check style, types and safety
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo configs requirements setup.py
 
 clean: ## Delete caches and build folders; .venv, data and work_dirs stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,7 +28,8 @@ def find_page(version: str, found: List[str]) -> None:
     page = f'{site}/mmcv/dist/{platform}/torch{major}.{minor}.0/index.html'
     tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
     try:
-        with urllib.request.urlopen(page, timeout=SECONDS) as answer:
+        # The user's own MMCV_BASE_URL, of whatever scheme.
+        with urllib.request.urlopen(page, timeout=SECONDS) as answer:  # nosec B310
             listing = answer.read().decode('utf-8', 'replace')
     except (OSError, ValueError):
         return

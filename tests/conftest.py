@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import socket
 import zlib
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -33,6 +34,37 @@ def _same_default_scope():
     before = DefaultScope._instance_dict.copy()
     yield
     DefaultScope._instance_dict = before
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse connections and look-ups beyond this machine, and fail the test.
+
+    Yields:
+        list: What was asked for.
+    """
+    asked: List[str] = []
+    local = ('', '127.0.0.1', '::1', 'localhost', socket.gethostname())
+
+    def guarded(original, host_of):
+        def call(*args, **kwargs):
+            host = host_of(*args)
+            if host is not None and host not in local:
+                asked.append(str(host))
+                raise OSError(f'no test may use the network: {host}')
+            return original(*args, **kwargs)
+
+        return call
+
+    def host_of_address(sock, address):
+        return None if sock.family == socket.AF_UNIX else address[0]
+
+    connect = guarded(socket.socket.connect, host_of_address)
+    monkeypatch.setattr(socket.socket, 'connect', connect)
+    look_up = guarded(socket.getaddrinfo, lambda host, *args: host)
+    monkeypatch.setattr(socket, 'getaddrinfo', look_up)
+    yield asked
+    assert not asked
 
 
 @pytest.fixture(scope='session')

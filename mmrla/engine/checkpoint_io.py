@@ -128,7 +128,7 @@ def load_foreign(path: str, map_location: Any = 'cpu') -> Any:
         kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
         raise UserError(f'checkpoint {path} {kind}')
     try:
-        return torch.load(
+        return torch.load(  # nosec B614 - with an unpickler that calls nothing
             path,
             map_location=map_location,
             pickle_module=_harmless_pickle,
@@ -186,7 +186,10 @@ def use_safe_loading(own: Optional[str] = None) -> None:
     # MMEngine logs the name of the backend from this name's tenth letter on.
     def load_from_local(filename: str, map_location: Any = None) -> Any:
         if own is not None and osp.realpath(filename) == osp.realpath(own):
-            return torch.load(filename, map_location=map_location, weights_only=False)
+            # The user's own training goes on from it.
+            return torch.load(  # nosec B614
+                filename, map_location=map_location, weights_only=False
+            )
         return load_foreign(filename, map_location)
 
     CheckpointLoader.register_scheme('', load_from_local, force=True)

@@ -15,7 +15,7 @@ from typing import Any, List, NamedTuple
 
 import pytest
 
-from mmrla.datasets.digit_scenes import ensure_digit_scenes
+from mmrla.datasets.digit_scenes import DigitSceneParams, ensure_digit_scenes
 
 from .conftest import REPO, TOOLS, environment
 
@@ -107,7 +107,8 @@ def test_leaks_are_seen(leak, found):
 @pytest.mark.timeout(60 * MINUTES + 600)
 def test_the_demos_training_stays_as_large_as_it_is(tmp_path):
     data = tmp_path / 'digits'
-    ensure_digit_scenes(data)
+    # Few scenes: more epochs, checkpoints and validations in the time.
+    ensure_digit_scenes(data, DigitSceneParams(num_train=80, num_val=16))
     loaders = 'train_dataloader', 'val_dataloader', 'test_dataloader'
     options = [
         *(f'{loader}.dataset.data_root={data}' for loader in loaders),

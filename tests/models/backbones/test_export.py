@@ -2,7 +2,10 @@
 """ONNX, TorchScript and torch.export of every family."""
 
 import io
+import re
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List, Sequence
 
 import pytest
@@ -243,3 +246,28 @@ def test_trace_and_export_of_backbone_and_fpn(case: Case) -> None:
         _assert_near(_listed(traced(x)), _listed(model(x)))
         program = _torch_export(model, x)
         _assert_near(_listed(program(x)), _listed(model(x)))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip('onnx')
+    runtime = pytest.importorskip('onnxruntime')
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).resolve().parents[3] / 'docs' / 'export.md'
+    blocks = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    (case,) = (case for case in CASES if case.name == 'resnet-v3')
+    detector = SimpleNamespace()
+    detector.backbone, detector.neck = _detector(case, (0, 1, 2, 3))
+    scope = dict(model=_classifier(case), detector=detector)
+    for block in blocks:
+        exec(block, scope)
+    for name in ('rla', 'features'):
+        session = runtime.InferenceSession(f'{name}.onnx')
+        for x in _inputs():
+            with torch.no_grad():
+                model = scope['model' if name == 'rla' else 'features']
+                expected = _listed(model(x))
+            got = session.run(None, {'images': x.numpy()})
+            _assert_near([torch.from_numpy(g) for g in got], expected)
+    assert torch.jit.load('rla.pt')(scope['images']).shape == (1, 7)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .conftest import BASELINES, FAMILIES, Case, each, settled
+from .conftest import BASELINES, FAMILIES, FAST, Case, each, settled
 
 #: Ours, rather than upstream's with a plugin.
 OURS = [case for case in FAMILIES if case not in BASELINES]
@@ -135,6 +135,6 @@ def test_compiled_as_one_graph(case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason='no torch.compile')
-@each(OURS)
+@each([case for case in OURS if case.name in FAST])
 def test_generated_code_equals_eager(case: Case) -> None:
     _compiled_equals_eager(case, 'inductor')
