@@ -41,6 +41,11 @@ class RLABlock(BaseModule):
         """The norm that ends the residual branch, to start at zero, if any."""
         return None
 
+    @property
+    def reading_conv(self) -> nn.Module:
+        """The first conv that mixes x and h; its last input channels are h's."""
+        raise NotImplementedError
+
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The residual y and the (projected) identity, (N, out_channels, H', W').
 

@@ -74,6 +74,11 @@ class InvertedResidual(RLABlock):
         """The norm that ends the residual branch; None without an identity."""
         return self.project.norm if self.has_identity else None
 
+    @property
+    def reading_conv(self) -> nn.Module:
+        """The linear 1x1 conv: the depthwise conv before it mixes nothing."""
+        return self.project.conv
+
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The residual y, (N, out_channels, H', W'), and x or None."""
         y = concat_hidden(self.expand(x), h, self.hidden_channels)

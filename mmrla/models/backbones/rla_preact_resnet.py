@@ -93,6 +93,11 @@ class PreActBlock(RLABlock):
         )
         self.relu = nn.ReLU(inplace=True)
 
+    @property
+    def reading_conv(self) -> nn.Module:
+        """The first conv."""
+        return self.conv1
+
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """The residual y and the (projected) identity, (N, C', H', W')."""
         # A zero h is not zero behind a norm: it cannot be left out here.

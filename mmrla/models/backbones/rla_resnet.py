@@ -79,6 +79,11 @@ class Bottleneck(RLABlock):
         """The norm that ends the residual branch."""
         return self.bn3
 
+    @property
+    def reading_conv(self) -> nn.Module:
+        """The first 1x1 conv."""
+        return self.conv1
+
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """The residual y and the identity, both (N, out_channels, H', W')."""
         y = self.after_first_conv(conv_with_hidden(self.conv1, x, h))

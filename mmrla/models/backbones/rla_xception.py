@@ -95,6 +95,11 @@ class XceptionBlock(RLABlock):
         """The norm of the last separable conv."""
         return self.convs[-1].pointwise_conv.norm
 
+    @property
+    def reading_conv(self) -> nn.Module:
+        """The 1x1 conv of the first separable conv."""
+        return self.convs[0].pointwise_conv.conv
+
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """The residual y and the (projected) identity, (N, C', H', W')."""
         y = concat_hidden(x, h, self.hidden_channels)
@@ -130,6 +135,11 @@ class SeparableBlock(RLABlock):
         self.conv = _separable(
             in_channels + hidden_channels, out_channels, conv_cfg, norm_cfg
         )
+
+    @property
+    def reading_conv(self) -> nn.Module:
+        """The 1x1 conv of the separable conv."""
+        return self.conv.pointwise_conv.conv
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, None]:
         """The output before ReLU, (N, C', H, W), and no identity."""

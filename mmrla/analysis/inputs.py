@@ -1,0 +1,118 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""A trained network, and a picture as the network gets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from ..checkpoints.verify import build
+from ..engine.checkpoint_io import load_foreign
+from ..engine.checks import check_checkpoint, check_complete
+from ..engine.config import leaf_datasets, load_config, type_name
+from ..engine.errors import UserError, config_errors
+from .networks import input_shape
+
+__all__ = ['Picture', 'load_network', 'prepare', 'read_image']
+
+
+def load_network(
+    config: str, checkpoint: str, options: Optional[Dict[str, Any]] = None
+) -> Tuple[Config, nn.Module]:
+    """A config and its network with the weights of a checkpoint, in eval mode.
+
+    The network's ``dataset_meta`` says what its classes are, if the checkpoint does.
+
+    Args:
+        config: Path of the config.
+        checkpoint: Path of the checkpoint.
+        options: Settings of ``--cfg-options``.
+
+    Raises:
+        UserError: If one is missing, or they do not belong together.
+    """
+    cfg = load_config(config, options)
+    check_complete(cfg, ['model'])
+    check_checkpoint(checkpoint, 'checkpoint', 'tools/train.py makes one')
+    weights = load_foreign(checkpoint)
+    if not isinstance(weights, dict) or 'state_dict' not in weights:
+        raise UserError(f"checkpoint {checkpoint} has no 'state_dict'")
+    with config_errors(config):
+        model = build(weights, checkpoint, cfg)
+    meta = weights.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    # As upstream's inferencers have it.
+    model.dataset_meta = found if isinstance(found, dict) else {}
+    return cfg, model
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, prepared for a network.
+
+    Attributes:
+        image: RGB, uint8, (H, W, 3): resized and cropped, not yet normalised.
+        inputs: What the network's forward gets, (1, C, H', W').
+        data_samples: What goes with it.
+    """
+
+    image: np.ndarray
+    inputs: Tensor
+    data_samples: List[Any]
+
+
+def read_image(path: str) -> np.ndarray:
+    """RGB, uint8, (H, W, 3).
+
+    Raises:
+        UserError: If the file is missing or no image.
+    """
+    try:
+        image = mmcv.imread(path, channel_order='rgb')
+    except FileNotFoundError:
+        raise UserError(f'image {path} does not exist') from None
+    if image is None:
+        raise UserError(f'{path} cannot be read as an image')
+    return image
+
+
+def prepare(cfg: Config, model: Any, image: np.ndarray) -> Picture:
+    """Apply a config's test pipeline and its network's preprocessing.
+
+    Args:
+        cfg: The config.
+        model: Its network.
+        image: RGB, uint8, (H, W, 3). For data sets that read no image files
+            (CIFAR) it is resized to their images' size.
+    """
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    if loader is None:
+        raise UserError(f'{cfg.filename} has no test_dataloader')
+    (_, dataset), *_ = leaf_datasets(loader.dataset, '')
+    kinds = [type_name(step) for step in dataset.pipeline]
+    from_files = any(kind.startswith('LoadImage') for kind in kinds)
+    if from_files:
+        image = mmcv.rgb2bgr(image)  # as upstream reads files
+    else:
+        height, width = input_shape(cfg)
+        image = mmcv.imresize(image, (width, height))
+    steps = [
+        s for s, kind in zip(dataset.pipeline, kinds) if not kind.startswith('Load')
+    ]
+    shape = image.shape[:2]
+    item = dict(img=image, img_id=0, img_path='', img_shape=shape, ori_shape=shape)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        batch = pseudo_collate([Compose(steps)(item)])
+        shown = batch['inputs'][0].permute(1, 2, 0).numpy()
+        data = model.data_preprocessor(batch, False)
+    shown = mmcv.bgr2rgb(shown) if from_files else shown
+    return Picture(
+        np.ascontiguousarray(shown), data['inputs'], data.get('data_samples') or []
+    )
