@@ -124,6 +124,7 @@ EXTRAS = {
     'mmdet': [dist('mmdet'), 'pycocotools>=2.0.6,<3'],
     'mmpretrain': [dist('mmpretrain'), 'torchvision>=0.16'],
     'demo': requirements('demo'),
+    'look': requirements('look'),
     'tests': requirements('tests'),
 }
 EXTRAS['all'] = [r for name, rs in EXTRAS.items() if name != 'onedl' for r in rs]

@@ -31,6 +31,7 @@ REQUIREMENTS=(
     requirements/demo.txt
     requirements/headless.txt
     requirements/lint.txt
+    requirements/look.txt
     requirements/tests.txt
 )
 MMCV=$(sed -n 's/^mmcv==\([^ ]*\).*/\1/p' requirements.txt)
@@ -193,6 +194,8 @@ install() {
         -r requirements.txt -r requirements/demo.txt -r requirements/tests.txt \
         -r requirements/lint.txt || return
     step "headless OpenCV" "${PIP[@]}" install -r requirements/headless.txt || return
+    # After it: grad-cam asks for headless OpenCV, and would have it beneath the other.
+    step "figures" "${PIP[@]}" install -c requirements.txt -r requirements/look.txt || return
     step "mmrla itself" "${PIP[@]}" install --no-deps --no-build-isolation -e .
 }
 

@@ -119,7 +119,16 @@ def test_wheel_of_build(wheel):
     names = {Requirement(line).name for line in plain}
     assert names == {'numpy', 'packaging', 'torch'}
     extras = set(metadata.get_all('Provides-Extra', []))
-    assert extras >= {'all', 'demo', 'mim', 'mmdet', 'mmpretrain', 'onedl', 'tests'}
+    assert extras >= {
+        'all',
+        'demo',
+        'look',
+        'mim',
+        'mmdet',
+        'mmpretrain',
+        'onedl',
+        'tests',
+    }
 
 
 def test_pip_install(tmp_path):

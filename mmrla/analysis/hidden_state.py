@@ -383,7 +383,7 @@ def _along_depth(
             va='bottom',
         )
     ax.set_xlabel('block')
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    plots.whole_numbers(ax.xaxis)
     ax.set_ylabel(ylabel)
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False)
@@ -437,7 +437,7 @@ def draw_lags(rows: Sequence[tuple]) -> Any:
         ax.set_yscale('log')
         ax.set_title(title)
         ax.set_xlabel('lag (blocks)')
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        plots.whole_numbers(ax.xaxis)
         ax.legend(frameon=False)
     axes[0, 0].set_ylabel('what is left of $C_1 y_t$')
     return figure

@@ -18,7 +18,16 @@ from ..engine.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ['CMAP', 'GREYS', 'add_figure', 'bar_style', 'line_style', 'save', 'text']
+__all__ = [
+    'CMAP',
+    'GREYS',
+    'add_figure',
+    'bar_style',
+    'line_style',
+    'save',
+    'text',
+    'whole_numbers',
+]
 
 #: Of maps: its lightness rises evenly, so that it reads in grey.
 CMAP = 'cividis'
@@ -81,6 +90,17 @@ def add_figure(
         ax.grid(color='0.88', linewidth=0.7)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at integers only.
+
+    Args:
+        axis: An x or y axis of matplotlib.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def text(value: Any) -> str:

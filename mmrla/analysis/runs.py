@@ -62,6 +62,14 @@ class Run:
                 keys.update(dict.fromkeys(k for k in record if _is_metric(k, record)))
         return {key: by_step(self.scalars, key) for key in keys}
 
+    @property
+    def config_name(self) -> str:
+        """The name of the config's file, '-' if there is none."""
+        # MMEngine keeps it in the work_dir, and the config of each session besides.
+        named = sorted(self.work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
+        path = named[-1] if named else self.config
+        return path.name if path else '-'
+
     def checkpoint(self) -> Optional[Path]:
         """The last whole checkpoint, if there is one."""
         folder = str(self.work_dir)
@@ -227,7 +235,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], columns: int = 3) -> A
             ax.plot(steps, heights, **style)
         ax.set_title(key)
         ax.set_xlabel('iteration' if trained else 'epoch')
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        plots.whole_numbers(ax.xaxis)
         if any(run for run in runs if by_step(run.scalars, key)):
             ax.legend(frameon=False, fontsize=8)
     return figure

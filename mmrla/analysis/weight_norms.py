@@ -137,7 +137,7 @@ def draw(
             ax.plot([], [], **style, label=label)
         ax.set_title(name)
         ax.set_xlabel(axis[name])
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        plots.whole_numbers(ax.xaxis)
         ax.set_ylim(bottom=0)
         ax.legend(frameon=False, fontsize=9)
     axes[0, 0].set_ylabel(f'L{p:g} norm of the shared 1x1 weights')

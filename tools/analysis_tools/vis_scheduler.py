@@ -11,22 +11,16 @@ the same curve (but for a warm-up that is counted in iterations):
 
 import runpy
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.engine.upstream import tool_path
 
 
 @one_line_errors
 def main() -> None:
     """Plot."""
-    spec = find_spec('mmpretrain')
-    if spec is None or spec.origin is None:
-        raise UserError("mmpretrain is not installed: pip install 'mmrla[mmpretrain]'")
-    tool = Path(spec.origin).parent / '.mim/tools/visualization/vis_scheduler.py'
-    if not tool.is_file():
-        raise UserError(f'{tool} is missing; install mmpretrain again')
+    tool = tool_path('mmpretrain', 'visualization/vis_scheduler.py')
     sys.argv[0] = str(tool)
     with TemporaryDirectory() as work_dir:
         # Of the simulated training only the plot is to stay.
