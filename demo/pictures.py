@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The demo's pictures: training curves, and predictions beside the ground truth."""
+"""The demo's pictures: predictions beside the ground truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import io
 import pickle
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import cv2
 import matplotlib
@@ -19,81 +19,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-__all__ = ['Curves', 'draw_curves', 'draw_predictions']
+__all__ = ['draw_predictions']
 
 # Matplotlib's palette for ten categories, navy in the place of its grey, which
 # would not stand out from what is greyed here.
 COLOURS = list(plt.get_cmap('tab10').colors)  # type: ignore[attr-defined]
 COLOURS[7] = (0.10, 0.14, 0.49)
-BOX_COLOUR, MASK_COLOUR = COLOURS[0], COLOURS[1]
-
-
-class Curves(NamedTuple):
-    """What a training has logged.
-
-    Attributes:
-        loss: Total loss by iteration.
-        box_ap: Box AP, in [0, 1], by epoch.
-        mask_ap: Mask AP, in [0, 1], by epoch.
-    """
-
-    loss: Dict[int, float]
-    box_ap: Dict[int, float]
-    mask_ap: Dict[int, float]
-
-
-def _smooth(values: Sequence[float], window: int) -> np.ndarray:
-    """Mean over a centred window, which narrows towards both ends."""
-    series = np.asarray(values, dtype=float)
-    half = window // 2
-    return np.array(
-        [
-            series[max(i - reach, 0) : i + reach + 1].mean()
-            for i in range(len(series))
-            for reach in [min(half, i, len(series) - 1 - i)]
-        ]
-    )
-
-
-def draw_curves(curves: Curves, path: Path) -> None:
-    """Draws the loss against iterations and AP against epochs.
-
-    Args:
-        curves: What was logged.
-        path: PNG file to write.
-    """
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4.2), layout='constrained', dpi=120
-    )
-    iterations, losses = list(curves.loss), list(curves.loss.values())
-    left.plot(iterations, losses, color=BOX_COLOUR, alpha=0.3, lw=1, label='logged')
-    left.plot(iterations, _smooth(losses, 9), color=BOX_COLOUR, lw=2, label='smoothed')
-    left.set(title='Training loss', xlabel='iteration', ylabel='loss')
-    left.set_ylim(bottom=0)
-    for name, series, colour in [
-        ('box AP', curves.box_ap, BOX_COLOUR),
-        ('mask AP', curves.mask_ap, MASK_COLOUR),
-    ]:
-        epochs, values = list(series), list(series.values())
-        right.plot(epochs, values, 'o-', color=colour, lw=2, ms=5, label=name)
-        if values:
-            right.annotate(
-                f'{values[-1]:.3f}',
-                (epochs[-1], values[-1]),
-                textcoords='offset points',
-                xytext=(0, 8),
-                ha='center',
-                color=colour,
-            )
-    right.set(title='COCO AP on the validation scenes', xlabel='epoch', ylabel='AP')
-    right.set_ylim(0, 1)
-    right.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.legend(frameon=False, loc='upper right' if axes is left else 'lower right')
-    figure.savefig(path)
-    plt.close(figure)
 
 
 class _Object(NamedTuple):

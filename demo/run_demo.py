@@ -32,6 +32,15 @@ import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from mmrla import __version__  # noqa: E402
+from mmrla.analysis import plots  # noqa: E402
+from mmrla.analysis.runs import (  # noqa: E402
+    CURVES_HEAD,
+    by_step,
+    curves_table,
+    draw_curves,
+    read_run,
+    read_scalars,
+)
 from mmrla.datasets.digit_scenes import (  # noqa: E402
     DigitSceneParams,
     ensure_digit_scenes,
@@ -133,27 +142,6 @@ class Progress:
         self._last = time.monotonic()
         say(f'\r{text:<{self._width}}' if self.is_terminal else text)
         self._width = 0
-
-
-# --- what a training has logged -----------------------------------------------
-
-
-def read_scalars(work_dir: Path) -> List[Dict[str, Any]]:
-    """What MMEngine has logged in all sessions of a training, oldest first."""
-    records = []
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue  # the last line of a run that was killed
-    return records
-
-
-def by_step(records: List[Dict[str, Any]], key: str) -> Dict[int, float]:
-    """One logged value by iteration or epoch; of repeated ones the last."""
-    values = {r['step']: float(r[key]) for r in records if key in r}
-    return dict(sorted(values.items()))
 
 
 # --- the tools ----------------------------------------------------------------
@@ -491,15 +479,12 @@ def draw(data_dir: Path, work_dir: Path) -> List[str]:
     Returns:
         What they show, and where they are.
     """
-    from pictures import Curves, draw_curves, draw_predictions
+    from pictures import draw_predictions
 
-    records = read_scalars(work_dir)
-    curves = Curves(
-        loss=by_step(records, 'loss'),
-        box_ap=by_step(records, 'coco/bbox_mAP'),
-        mask_ap=by_step(records, 'coco/segm_mAP'),
-    )
-    draw_curves(curves, work_dir / 'curves.png')
+    run = [read_run(work_dir, 'demo')]
+    keys = ['loss', 'coco/bbox_mAP', 'coco/segm_mAP']
+    curves = draw_curves(run, keys)
+    plots.save(curves, work_dir / 'curves', CURVES_HEAD, curves_table(run, keys))
     overview, *scenes = draw_predictions(
         data_dir, work_dir / 'test' / 'predictions.pkl', work_dir / 'predictions'
     )

@@ -75,12 +75,12 @@ def read_image(path: str) -> np.ndarray:
         UserError: If the file is missing or no image.
     """
     try:
-        image = mmcv.imread(path, channel_order='rgb')
+        image = mmcv.imread(path)
     except FileNotFoundError:
         raise UserError(f'image {path} does not exist') from None
     if image is None:
         raise UserError(f'{path} cannot be read as an image')
-    return image
+    return mmcv.bgr2rgb(image)
 
 
 def prepare(cfg: Config, model: Any, image: np.ndarray) -> Picture:

@@ -1,0 +1,197 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""What is recorded is what the network computes; its parts add up to it."""
+
+from typing import Any, Dict, List
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrla.analysis import hidden_state
+from mmrla.engine.errors import UserError
+from mmrla.models import (
+    DenseNetBC,
+    RLAMobileNetV2,
+    RLAPreActResNet,
+    RLAResNet,
+    RLAXception,
+)
+
+K = 4
+FAMILIES: Dict[str, Any] = {
+    'resnet': lambda **kw: RLAResNet(50, base_channels=8, rla_channels=K, **kw),
+    'mobilenet': lambda **kw: RLAMobileNetV2(
+        widen_factor=0.25, rla_channels=K, tied=True, **kw
+    ),
+    'preact': lambda **kw: RLAPreActResNet(
+        29, bottleneck=True, base_channels=8, rla_channels=K, **kw
+    ),
+    'xception': lambda **kw: RLAXception(
+        rla_channels=K,
+        entry_channels=(8, 8, 8),
+        exit_channels=(16, 16, 16),
+        num_middle_blocks=2,
+        **kw,
+    ),
+}
+
+
+def _trained(model: nn.Module) -> nn.Module:
+    """Statistics and scales that are not those of the start."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(0, 0.1, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_records_the_pass(family: str) -> None:
+    model = _trained(FAMILIES[family](return_hidden=True))
+    x = torch.rand(1, 3, 33, 33, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(x)
+    stages = hidden_state.record(model, x)
+    assert [stage.name for stage in stages] == model.stage_names
+    for stage, module in zip(stages, model.stages):
+        assert [u.block for u in stage.updates] == list(range(len(module.blocks)))
+        assert [r.block for r in stage.readings] == list(range(len(module.blocks)))
+    outputs = [r.output for stage in stages for r in stage.readings]
+    # ReLU may stop some.
+    assert sum(output > 0 for output in outputs) > len(outputs) / 2
+    assert max(outputs) < 1
+    torch.testing.assert_close(stages[-1].updates[-1].after[0], expected[-1])
+    # Nothing is left behind, and the same comes out again.
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_written_is_c1_of_the_residual() -> None:
+    model = _trained(FAMILIES['resnet'](return_hidden=True))
+    residuals: List[Tensor] = []
+    block = model.layer2.blocks[1]
+    handle = block.register_forward_hook(lambda m, i, out: residuals.append(out[0]))
+    stages = hidden_state.record(model, torch.rand(1, 3, 64, 64))
+    handle.remove()
+    written = F.conv2d(residuals[0], model.layer2.rla.compress[0].weight)
+    torch.testing.assert_close(stages[1].updates[1].written, written)
+
+
+def _linear_unit(stage: Any) -> None:
+    """No BN_t; tanh is the identity to rounding, where values are small."""
+    stage.rla.norms = nn.ModuleList(nn.Identity() for _ in stage.rla.norms)
+
+
+@pytest.mark.parametrize('integration', ['v1', 'v2', 'v3', 'v4', 'v5', 'v6'])
+@pytest.mark.parametrize('linear', [True, False])
+def test_parts_add_up_where_the_recurrence_is_linear(
+    integration: str, linear: bool
+) -> None:
+    """Eq. 12 without BN_t and tanh is no approximation."""
+    model = _trained(FAMILIES['resnet'](return_hidden=True, integration=integration))
+    model = model.double()
+    for stage in model.stages:
+        _linear_unit(stage)
+        for conv in stage.rla.compress:
+            conv.weight.data *= 1e-4
+    stages = hidden_state.record(model, torch.rand(1, 3, 64, 64).double())
+    for number, stage in enumerate(stages):
+        parts = hidden_state.decompose(stage, linear)
+        for t, (update, at) in enumerate(zip(stage.updates, parts)):
+            # In later stages, too, what the stage before has left.
+            assert sorted(at) == list(range(-1 if number else 0, t + 1))
+            total = sum(at.values())
+            torch.testing.assert_close(total, update.after[0], rtol=1e-4, atol=1e-12)
+
+
+def test_powers_of_c3_by_hand() -> None:
+    """h_t has C3 C1 y_t and C3^2 C1 y_{t-1} in it (Eq. 12)."""
+    model = _trained(FAMILIES['resnet'](return_hidden=True))
+    stage = hidden_state.record(model, torch.rand(1, 3, 64, 64))[0]
+    c3 = model.layer1.rla.recurrent[0].weight
+
+    def conv(x: Tensor) -> Tensor:
+        return F.conv2d(x, c3, padding=1)
+
+    with torch.no_grad():
+        parts = hidden_state.decompose(stage)
+        first, second, third = (u.written for u in stage.updates)
+        torch.testing.assert_close(parts[2][2], conv(third))
+        torch.testing.assert_close(parts[2][1], conv(conv(second)))
+        torch.testing.assert_close(parts[2][0], conv(conv(conv(first))))
+        left = [float(conv(conv(w)).norm() / conv(w).norm()) for w in (first, second)]
+    survival = hidden_state.survival(parts)
+    assert survival[0] == pytest.approx(1)
+    assert survival[1] == pytest.approx(sum(left) / 2, rel=1e-5)
+
+
+def test_derivative_is_what_a_small_change_makes() -> None:
+    model = _trained(FAMILIES['resnet'](return_hidden=True)).double()
+    x = torch.rand(1, 3, 64, 64).double()
+    stage = hidden_state.record(model, x)[0]
+    part = hidden_state.decompose(stage, linear=False)[2][0]
+    unit, state, step = stage.unit, None, 1e-6
+    with torch.no_grad():
+        for t, update in enumerate(stage.updates):
+            scale = 1 + step * (t == 0)
+            state = unit.advance(t, scale * update.written, state)
+    assert state is not None
+    torch.testing.assert_close(
+        (state[0] - stage.updates[2].after[0]) / step, part, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('cell', ['post-act', 'convlstm', 'convgru'])
+def test_cells(cell: str) -> None:
+    model = _trained(FAMILIES['resnet'](return_hidden=True, cell=cell))
+    stages = hidden_state.record(model, torch.rand(1, 3, 64, 64))
+    head, rows = hidden_state.lag_table(stages)
+    assert head == ('stage', 'lag', 'powers_of_c3', 'at_this_image')
+    assert all(row[3] > 0 for row in rows)
+    if cell == 'post-act':
+        assert all(row[2] > 0 for row in rows)
+        return
+    assert all(row[2] == '' for row in rows)
+    with pytest.raises(ValueError, match='no powers of C3'):
+        hidden_state.decompose(stages[0])
+
+
+def test_share_of_h_by_hand() -> None:
+    model = _trained(FAMILIES['resnet'](return_hidden=True))
+    block = model.layer1.blocks[2]
+    seen: List[Tensor] = []
+    handle = block.conv1.register_forward_hook(
+        lambda m, args, out: seen.append(args[0])
+    )
+    stage = hidden_state.record(model, torch.rand(1, 3, 64, 64))[0]
+    handle.remove()
+    weight = block.conv1.weight.detach()
+    assert weight.shape[1] == 32 + K
+    reading = stage.readings[2]
+    assert reading.channels == pytest.approx(K / 36)
+    share = weight[:, 32:].square().sum() / weight.square().sum()
+    assert reading.weights == pytest.approx(float(share), rel=1e-5)
+    of_x = F.conv2d(seen[0][:, :32], weight[:, :32]).square().sum()
+    of_h = F.conv2d(seen[0][:, 32:], weight[:, 32:]).square().sum()
+    assert reading.output == pytest.approx(float(of_h / (of_h + of_x)), rel=1e-4)
+    # The network's first block has no state to read.
+    assert stage.readings[0].output == 0
+
+
+def test_blocks_that_read_nothing() -> None:
+    model = _trained(FAMILIES['resnet'](return_hidden=True, exchange=False))
+    stages = hidden_state.record(model, torch.rand(1, 3, 64, 64))
+    assert not any(stage.readings for stage in stages)
+
+
+@pytest.mark.parametrize(
+    'model', [RLAResNet(50, base_channels=8, rla_channels=0), DenseNetBC(depth=22)]
+)
+def test_networks_without_a_hidden_state(model: nn.Module) -> None:
+    with pytest.raises(UserError, match='has no hidden state'):
+        hidden_state.record(model.eval(), torch.rand(1, 3, 32, 32))
