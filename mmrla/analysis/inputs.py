@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoints.verify import build
 from ..engine.checkpoint_io import load_foreign
@@ -25,7 +25,7 @@ __all__ = ['Picture', 'load_network', 'prepare', 'read_image']
 
 def load_network(
     config: str, checkpoint: str, options: Optional[Dict[str, Any]] = None
-) -> Tuple[Config, nn.Module]:
+) -> Tuple[Config, Any]:
     """A config and its network with the weights of a checkpoint, in eval mode.
 
     The network's ``dataset_meta`` says what its classes are, if the checkpoint does.
@@ -45,7 +45,7 @@ def load_network(
     if not isinstance(weights, dict) or 'state_dict' not in weights:
         raise UserError(f"checkpoint {checkpoint} has no 'state_dict'")
     with config_errors(config):
-        model = build(weights, checkpoint, cfg)
+        model: Any = build(weights, checkpoint, cfg)
     meta = weights.get('meta')
     found = meta.get('dataset_meta') if isinstance(meta, dict) else None
     # As upstream's inferencers have it.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..engine.errors import UserError
 from ..models.backbones.densenet_bc import DenseNetBC
@@ -37,9 +38,7 @@ class ExponentialFit:
         return self.scale * np.exp(-self.rate * np.asarray(n, dtype=float))
 
 
-def fit_exponential(
-    n: Sequence[float], values: Sequence[float]
-) -> Optional[ExponentialFit]:
+def fit_exponential(n: ArrayLike, values: ArrayLike) -> Optional[ExponentialFit]:
     """Least-squares fit of an exponential (A.2), by SciPy.
 
     Args:
@@ -56,9 +55,9 @@ def fit_exponential(
         from scipy.optimize import curve_fit
     except ImportError:
         raise UserError("fits need SciPy: pip install 'mmrla[look]'") from None
-    if len(n) < 3:
-        return None
     x, y = np.asarray(n, dtype=float), np.asarray(values, dtype=float)
+    if len(x) < 3:
+        return None
     # The logarithms' straight line is close enough to start from.
     slope, intercept = np.polyfit(x, np.log(y), 1)
     start = (np.exp(intercept), -slope)

@@ -42,6 +42,8 @@ def _trained(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             for tensor in (module.weight.data, module.running_var):
                 tensor.uniform_(0.5, 1.5, generator=generator)
             for tensor in (module.bias.data, module.running_mean):

@@ -47,12 +47,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     axis: Dict[str, str] = {}
     for config, checkpoint in zip(args.networks[::2], args.networks[1::2]):
         _, model = load_network(config, checkpoint, args.cfg_options)
-        norms = weight_norms.shared_norms(model, args.norm)
+        stages = weight_norms.shared_norms(model, args.norm)
         sharing = model.backbone.sharing
         name = f'Shared-{sharing.capitalize()}'
         if name in curves:
             name = f'{name}, {Path(checkpoint).parent.name}/{Path(checkpoint).name}'
-        curves[name], axis[name] = norms, sharing
+        curves[name], axis[name] = stages, sharing
     rows = weight_norms.table(curves)
     figure = weight_norms.draw(curves, axis, args.norm)
     files = plots.save(figure, args.out, weight_norms.HEAD, rows)
