@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from .conftest import call, error_line
+from .conftest import REPO, call, error_line
 
 for package in ('matplotlib', 'scipy', 'pytorch_grad_cam', 'jinja2'):
     pytest.importorskip(package)
@@ -386,3 +386,24 @@ def test_page_in_a_browser(tmp_path, trained, width):
     assert found is not None
     assert int(found[1]) <= 0
     assert 'data-broken="0"' in done.stdout
+
+
+# --- the README's -------------------------------------------------------------
+
+
+def test_readme_figures(tmp_path):
+    """Drawn from what the metafiles say, and those in docs are of today."""
+    call('misc/draw_readme_figures', '--out-dir', tmp_path)
+    rows = [tuple(row.values()) for row in read(tmp_path / 'cost_error.csv')]
+    # Table 3: three depths with five modules each, CBAM for two of them.
+    assert len(rows) == 17
+    assert rows[0] == ('ResNet-50', 'plain', '3.83', '24.7')
+    assert rows[1] == ('ResNet-50', '+RLA', '4.17', '22.83')
+    assert rows[-1] == ('ResNet-152', '+ECA+RLA', '11.48', '20.66')
+    figures = REPO / 'docs/figures'
+    assert (figures / 'cost_error.csv').read_bytes() == (
+        tmp_path / 'cost_error.csv'
+    ).read_bytes()
+    assert not (tmp_path / 'recurrence.csv').exists()
+    assert (tmp_path / 'recurrence.svg').stat().st_size > 10000
+    assert all(path.stat().st_size < 300_000 for path in figures.iterdir())
