@@ -15,9 +15,9 @@ from typing import List, Optional
 import numpy as np
 import torch
 from inputs import add_arguments, image_files, network_config
-from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 
+from mmrla.analysis.inputs import prepare, read_image
 from mmrla.checkpoints.verify import build
 from mmrla.engine.checkpoint_io import load_foreign
 from mmrla.engine.errors import one_line_errors
@@ -42,14 +42,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     init_default_scope(cfg.default_scope)
     model = build(load_foreign(args.checkpoint), args.checkpoint, cfg)
     model.to(args.device)
-    # Images come without annotations.
-    steps = cfg.test_dataloader.dataset.pipeline
-    pipeline = Compose([step for step in steps if step.type != 'LoadAnnotations'])
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for file in files:
-        batch = pseudo_collate([pipeline(dict(img_path=file, img_id=0))])
+        images = prepare(cfg, model, read_image(file)).inputs
         with torch.no_grad():
-            images = model.data_preprocessor(batch, False)['inputs']
             outputs = model.backbone(images)
             features = {f'stage{i}': out[0] for i, out in enumerate(outputs)}
             if getattr(model.backbone, 'return_hidden', False):

@@ -434,7 +434,7 @@ def draw_lags(rows: Sequence[tuple]) -> Any:
         for i, name in enumerate(names):
             values = [row[column] for row in rows if row[0] == name and row[column]]
             ax.plot(range(len(values)), values, label=name, **plots.line_style(i))
-        ax.set_yscale('log')
+        plots.log_scale(ax.yaxis)
         ax.set_title(title)
         ax.set_xlabel('lag (blocks)')
         plots.whole_numbers(ax.xaxis)

@@ -24,6 +24,7 @@ __all__ = [
     'add_figure',
     'bar_style',
     'line_style',
+    'log_scale',
     'save',
     'text',
     'whole_numbers',
@@ -101,6 +102,20 @@ def whole_numbers(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def log_scale(axis: Any) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5 and their decades.
+
+    Args:
+        axis: An x or y axis of matplotlib.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def text(value: Any) -> str:

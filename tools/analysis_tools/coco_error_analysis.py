@@ -109,7 +109,7 @@ def draw(precision: np.ndarray, title: str) -> Any:
         ax.legend(
             fontsize=8,
             frameon=False,
-            ncols=2,
+            ncol=2,
             loc='upper center',
             bbox_to_anchor=(0.5, -0.18),
         )
