@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, Sequence
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def examples_of(cfg: Config, count: int) -> List[Example]:
 @torch.no_grad()
 def predict(
     cfg: Config, model: Any, image: np.ndarray, min_score: float = 0.3
-) -> tuple:
+) -> Tuple[np.ndarray, str]:
     """What a network says of an image.
 
     Args:

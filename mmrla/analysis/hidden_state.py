@@ -333,7 +333,7 @@ def map_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
 def draw_maps(stages: Sequence[Stage], image: np.ndarray) -> Any:
     """The state after each block, a row for each stage, the picture first.
 
-    A map is the root mean square over the channels; black is zero, the lightest
+    A map is the root mean square over the channels; dark is zero, the lightest
     colour the largest value of its stage.
 
     Args:

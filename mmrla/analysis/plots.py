@@ -26,7 +26,6 @@ __all__ = [
     'line_style',
     'log_scale',
     'save',
-    'text',
     'whole_numbers',
 ]
 
@@ -118,7 +117,7 @@ def log_scale(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def text(value: Any) -> str:
+def _cell(value: Any) -> str:
     """A cell of a CSV file; floats with six digits."""
     return f'{value:.6g}' if isinstance(value, float) else str(value)
 
@@ -147,6 +146,6 @@ def save(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
     writer.writerow(head)
-    writer.writerows([text(value) for value in row] for row in rows)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     files[2].write_text(table.getvalue(), encoding='utf-8')
     return files

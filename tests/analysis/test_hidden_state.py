@@ -73,6 +73,27 @@ def test_records_the_pass(family: str) -> None:
         torch.testing.assert_close(model(x), expected)
 
 
+@pytest.mark.parametrize('family', FAMILIES)
+def test_h_is_read_by_the_last_channels_of_that_conv(family: str) -> None:
+    """Without their weights the main features do not depend on the state."""
+    model = _trained(FAMILIES[family](return_hidden=True))
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    def difference() -> float:
+        with torch.no_grad():
+            before = model(x)[0]
+            for stage in model.stages:
+                for conv in stage.rla.compress:
+                    conv.weight.mul_(-2)
+            return float((model(x)[0] - before).abs().max())
+
+    assert difference() > 0
+    for stage in model.stages:
+        for block in stage.blocks:
+            block.reading_conv.weight.data[:, -K:] = 0
+    assert difference() == 0
+
+
 def test_written_is_c1_of_the_residual() -> None:
     model = _trained(FAMILIES['resnet'](return_hidden=True))
     residuals: List[Tensor] = []
