@@ -83,8 +83,10 @@ def test_class_folders_of_any_number(tmp_path):
         (tmp_path / 'train' / name).mkdir(parents=True)
         Image.new('RGB', (70, 70)).save(tmp_path / 'train' / name / '0.png')
     cfg = Config.fromfile(REPO / 'configs/rla_resnet/rla-resnet50_4xb64_in1k.py')
-    tool.lower(cfg, tool.parse_args(['x', '--data', f'in1k={tmp_path}']))
+    options = ['--data', f'in1k={tmp_path}', '--lr', '0.5']
+    tool.lower(cfg, tool.parse_args(['x', *options]))
     dataset = cfg.train_dataloader.dataset
     assert dataset.metainfo.classes == ['cat', 'dog']
     assert dataset.indices == [0, 1]
     assert cfg.model.head.num_classes == 1000
+    assert cfg.optim_wrapper.optimizer.lr == 0.5

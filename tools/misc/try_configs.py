@@ -3,8 +3,8 @@
 """Train configs for some iterations on a few real images: does their loss fall?
 
 Each config runs through tools/train.py in a process of its own, from scratch, on a
-few images made smaller and at a constant learning rate, scaled to the batch. What
-is tried is that it runs and fits; scores it says nothing about.
+few images made smaller and at a constant learning rate, the config's scaled to the
+batch. What is tried is that it runs and fits; scores it says nothing about.
 
 Examples:
     python tools/misc/try_configs.py configs/faster_rcnn/*.py
@@ -91,6 +91,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--scale', type=float, default=0.25, help='of sides over 64 pixels (0.25)'
     )
     parser.add_argument(
+        '--lr',
+        type=float,
+        help="learning rate instead; Adam's needs no scaling",
+    )
+    parser.add_argument(
         '--out',
         type=Path,
         help='file of results, a line of JSON each; configs that it has are skipped',
@@ -154,6 +159,9 @@ def lower(cfg: Config, args: argparse.Namespace) -> None:
         if key in backbone:
             backbone[key] = value
     cfg.param_scheduler = []
+    if args.lr:
+        cfg.optim_wrapper.optimizer.lr = args.lr
+        cfg.auto_scale_lr = None
     cfg.train_cfg = ConfigDict(by_epoch=True, max_epochs=args.epochs)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg[key] = None
