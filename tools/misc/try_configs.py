@@ -111,7 +111,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 def shrink(value: Any, scale: float) -> Any:
     """Sizes of images, also in lists, made smaller."""
     if isinstance(value, (list, tuple)):
-        return [shrink(v, scale) for v in value]
+        # Transforms tell a pair from a list of pairs.
+        return type(value)(shrink(v, scale) for v in value)
     if isinstance(value, int):
         return min(value, max(_SMALLEST, round(value * scale / 32) * 32))
     return value
@@ -125,9 +126,7 @@ def shrink_sizes(cfg: Any, scale: float) -> None:
     elif isinstance(cfg, dict):
         for key, value in cfg.items():
             if key in _SIZES:
-                # Pairs stay pairs: transforms tell (H, W) from lists of scales.
-                small = shrink(value, scale)
-                cfg[key] = tuple(small) if isinstance(value, tuple) else small
+                cfg[key] = shrink(value, scale)
             else:
                 shrink_sizes(value, scale)
 
@@ -223,7 +222,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         path = Path(name)
         result = known.get(path.stem)
         if result is None:
-            result = try_config(path, args)
+            try:
+                result = try_config(path, args)
+            except UserError as error:
+                result = Result(path.stem, np.inf, np.inf, 0, 0, str(error))
             if args.out:
                 args.out.parent.mkdir(parents=True, exist_ok=True)
                 with args.out.open('a') as file:
