@@ -100,7 +100,9 @@ def whole_numbers(axis: Any) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_major_locator(
+        MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    )
 
 
 def log_scale(axis: Any) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -139,7 +140,7 @@ def read_run(work_dir: Path, name: Optional[str] = None) -> Run:
             f'{work_dir} is no work_dir: it has no TIME/vis_data; '
             'tools/train.py CONFIG --work-dir DIR makes one'
         )
-    name = name or work_dir.resolve().name
+    name = name or Path(os.path.abspath(work_dir)).name
     return Run(name, work_dir, configs[-1] if configs else None, scalars, tests)
 
 
@@ -149,10 +150,12 @@ def read_runs(work_dirs: Sequence[Path]) -> List[Run]:
     Raises:
         UserError: If one is no work_dir, or the same as another.
     """
-    paths = [path.resolve() for path in work_dirs]
-    for path in paths:
-        if paths.count(path) > 1:
+    real = [path.resolve() for path in work_dirs]
+    for path in real:
+        if real.count(path) > 1:
             raise UserError(f'{path} is named more than once')
+    # Links keep their names.
+    paths = [Path(os.path.abspath(path)) for path in work_dirs]
     names = [path.name for path in paths]
     return [
         read_run(

@@ -74,6 +74,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     axes[0, 0].imshow(image)
     axes[0, 0].set_title(Path(args.image).name, fontsize=9)
     rows = []
+    stems = [Path(config).stem for config, _ in pairs]
     for ax, (config, checkpoint) in zip(axes[0, 1:], pairs):
         cfg, model = load_network(config, checkpoint)
         picture = prepare(cfg, model, image)
@@ -86,12 +87,15 @@ def main(argv: Optional[List[str]] = None) -> None:
         ax.imshow(cam, cmap=plots.CMAP, vmin=0, vmax=1, alpha=0.55)
         # Lines say where it is strong where colours cannot.
         ax.contour(cam, levels=[0.5], colors='white', linewidths=1.5)
-        ax.set_title(f'{Path(config).stem}\n{what}', fontsize=8)
-        names = ', '.join(name for name, _ in target_layers(model, args.layers))
-        print(f'{config}: {what}, at {names}')
+        name = Path(config).stem
+        if stems.count(name) > 1:
+            name = f'{Path(checkpoint).parent.name}/{Path(checkpoint).name}'
+        ax.set_title(f'{name}\n{what}', fontsize=8)
+        layers = ', '.join(layer for layer, _ in target_layers(model, args.layers))
+        print(f'{name}: {what}, at {layers}')
         small = cv2.resize(cam, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
         rows += [
-            (Path(config).stem, 8 * row, 8 * column, float(value))
+            (name, 8 * row, 8 * column, float(value))
             for (row, column), value in np.ndenumerate(small)
         ]
     head = ('network', 'row', 'column', 'mean_of_8x8')
