@@ -137,7 +137,8 @@ def draw(
         ax.set_title(name)
         ax.set_xlabel(axis[name])
         plots.whole_numbers(ax.xaxis)
-        ax.set_ylim(bottom=0)
         ax.legend(frameon=False, fontsize=9)
+    # Of all panels, when all are drawn.
+    axes[0, 0].set_ylim(0, 1.08 * max(n.max() for s in curves.values() for n in s))
     axes[0, 0].set_ylabel(f'L{p:g} norm of the shared 1x1 weights')
     return figure

@@ -79,3 +79,14 @@ def test_norms_of_known_weights(sharing: str) -> None:
 def test_networks_that_share_nothing(model: torch.nn.Module, words: str) -> None:
     with pytest.raises(UserError, match=words):
         weight_norms.shared_norms(model)
+
+
+def test_figure_shows_all_points() -> None:
+    curves = {'low': [np.array([1.0, 0.5, 0.2])], 'high': [np.array([9.0, 8.0, 7.0])]}
+    figure = weight_norms.draw(curves, dict(low='lag', high='ordinal'))
+    for ax, name in zip(figure.axes, curves):
+        low, high = ax.get_ylim()
+        assert low == 0
+        assert high > 9
+        assert ax.get_title() == name
+    assert [ax.get_xlabel() for ax in figure.axes] == ['lag', 'ordinal']
