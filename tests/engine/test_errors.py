@@ -27,6 +27,11 @@ SHOWN = {
         1,
         'error: No such file: b.jpg',
     ),
+    'image': (
+        AssertionError('Caught in a worker.\n  line\nfailed to load image: b c.jpg'),
+        1,
+        'error: image b c.jpg cannot be read',
+    ),
     'memory': (
         torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to'),
         1,

@@ -10,8 +10,14 @@ import pytest
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
+from mmrla.engine import layout
 from mmrla.engine.errors import UserError, config_errors
-from mmrla.engine.layout import check_layout, check_same_classes, check_samples
+from mmrla.engine.layout import (
+    check_image_files,
+    check_layout,
+    check_same_classes,
+    check_samples,
+)
 
 KEY = 'train_dataloader.dataset'
 CLASSES = ('cat', 'dog')
@@ -176,6 +182,56 @@ def test_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='x.py: a data set has no image left to use'):
         with config_errors('x.py'):
             _build(cfg, 'mmdet')
+
+
+def test_files_are_looked_at_only_as_long_as_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = dict(_coco(tmp_path, CLASSES, 4), pipeline=[dict(type='LoadImageFromFile')])
+    dataset = _build(cfg, 'mmdet')
+    (tmp_path / 'images' / '3.png').write_bytes(b'no image')
+    monkeypatch.setattr(layout, '_CHUNK', 2)
+    check_image_files(dataset, seconds=0)
+    assert 'looked at 0 of 4 image files' in capsys.readouterr().out
+    with pytest.raises(UserError, match=r'3.png cannot be read: it is cut off or no'):
+        check_image_files(dataset)
+
+
+def test_only_ends_of_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is whole is not decoded, also with bytes after the image."""
+    cfg = dict(_coco(tmp_path, CLASSES, 3), pipeline=[dict(type='LoadImageFromFile')])
+    dataset = _build(cfg, 'mmdet')
+    jpeg = tmp_path / 'x.jpg'
+    _image(jpeg)
+    (tmp_path / 'images' / '1.png').write_bytes(jpeg.read_bytes() + bytes(1000))
+    monkeypatch.setattr(
+        type(dataset.pipeline.transforms[0]), '__call__', lambda *_: pytest.fail('read')
+    )
+    check_image_files(dataset)
+    # Other kinds are.
+    Image.open(jpeg).save(tmp_path / 'x.bmp')
+    (tmp_path / 'x.bmp').replace(tmp_path / 'images' / '2.png')
+    with pytest.raises(pytest.fail.Exception, match='read'):
+        check_image_files(dataset)
+
+
+def test_classes_keep_their_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """mmdet counts the classes that it finds, in the order of the file."""
+    cfg = _coco(tmp_path, ['owl', 'cat'])
+    cfg['metainfo'] = dict(classes=('cat', 'dog'))
+    dataset = _build(cfg, 'mmdet')
+    assert dataset.cat2label == {2: 0}
+    check_samples(dataset, KEY)  # dog is the last: cat stays 0
+    assert 'no category for 1 of 2 classes: dog' in capsys.readouterr().out
+    cfg['metainfo'] = dict(classes=('dog', 'cat'))
+    dataset = _build(cfg, 'mmdet')
+    assert dataset.cat2label == {2: 0}  # dog, as the config has it
+    with pytest.raises(UserError, match="class 0 is 'cat', but .* has 'dog' there"):
+        check_samples(dataset, KEY)
 
 
 def test_cifar_from_folders(tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ from .conftest import REPO, call, error_line, weights
 
 PAGE = REPO / 'docs' / 'bad_inputs.md'
 WRITE = bool(os.environ.get('MMRLA_WRITE_TABLE'))
+COMMAND = 'MMRLA_WRITE_TABLE=1 python -m pytest tests/tools/test_bad_inputs.py'
 
-HEAD = """# Bad inputs
+HEAD = f"""# Bad inputs
 
 What the tools do with inputs that are wrong or unusual. The page is written by
-`MMRLA_WRITE_TABLE=1 python -m pytest tests/tools/test_bad_inputs.py`; without the
+`{COMMAND}`; without the
 variable the test compares. What is refused is refused before training begins, with
 the exit status in parentheses and one line (`MMRLA_DEBUG=1` brings the traceback).
 DIR stands for a folder. For data, `tools/misc/check_data.py` says the same as
@@ -60,8 +61,9 @@ def record(section: str, name: str, text: str) -> None:
         found = re.search(
             rf'^\| {re.escape(name)} \| (.*) \|$', rest.partition('\n## ')[0], re.M
         )
-        assert found, f'{name!r} is not in {PAGE.name}'
-        assert found.group(1) == text
+        remedy = f'run {COMMAND} and look at the difference'
+        assert found, f'{name!r} is not in {PAGE.name}: {remedy}'
+        assert found.group(1) == text, remedy
 
 
 def told(status: int, line: str, *folders: object) -> str:
