@@ -244,9 +244,7 @@ def check_samples(dataset: Any, key: str) -> None:
         if not hasattr(leaf, 'get_data_info'):
             continue
         _check_categories(leaf, key)
-        _check_images(leaf)
-        _check_shapes(leaf)
-        _check_masks(leaf)
+        _check_annotated(leaf)
 
 
 def check_image_files(dataset: Any, seconds: Optional[float] = None) -> None:
@@ -304,13 +302,26 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(names[:3]) + ', ...' * (len(names) > 3)
 
 
-def _check_images(dataset: Any) -> None:
+def _transforms(dataset: Any) -> List[Any]:
+    return list(getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or [])
+
+
+def _check_annotated(dataset: Any) -> None:
+    """Look once at each entry of a data set with annotations."""
     if not getattr(dataset, 'ann_file', None):
         return  # the images are those that were found
+    transforms = _transforms(dataset)
+    scales = [
+        t.scale
+        for t in transforms
+        if getattr(t, 'keep_ratio', False) and isinstance(getattr(t, 'scale', 0), tuple)
+    ]
+    has_masks = any(getattr(t, 'with_mask', False) for t in transforms)
     listed: Dict[str, frozenset] = {}
     missing = []
     for index in range(len(dataset)):
-        path = dataset.get_data_info(index).get('img_path')
+        info = dataset.get_data_info(index)
+        path = info.get('img_path')
         if not isinstance(path, str) or not is_local(path):
             return
         folder, name = osp.split(osp.expanduser(path))
@@ -321,6 +332,14 @@ def _check_images(dataset: Any) -> None:
             )
         if name not in listed[folder]:
             missing.append(path)
+        for scale in scales:
+            _check_shape(info, scale, dataset.ann_file)
+        if has_masks and any('mask' not in i for i in info.get('instances', ())):
+            raise UserError(
+                f'{dataset.ann_file}: an object in {path} has no segmentation, and '
+                'the pipeline loads masks; add it, or take a detector without masks '
+                'and with_mask=False'
+            )
     if missing:
         raise UserError(
             f'image {missing[0]} does not exist; {len(missing)} of {len(dataset)} '
@@ -328,49 +347,20 @@ def _check_images(dataset: Any) -> None:
         )
 
 
-def _transforms(dataset: Any) -> List[Any]:
-    """The transforms of a data set, those in wrappers too."""
-    pipeline = getattr(dataset, 'pipeline', None)
-    return list(getattr(pipeline, 'transforms', None) or [])
-
-
-def _check_shapes(dataset: Any) -> None:
-    """Refuse images so long that resizing leaves no pixel of their short side."""
-    scales = [
-        scale
-        for transform in _transforms(dataset)
-        if getattr(transform, 'keep_ratio', False)
-        for scale in [getattr(transform, 'scale', None)]
-        if isinstance(scale, tuple) and len(scale) == 2
-    ]
-    for index in range(len(dataset)) if scales else ():
-        info = dataset.get_data_info(index)
-        sides = info.get('width'), info.get('height')
-        if not all(sides):
-            return
-        for scale in scales:
-            # As mmcv.imrescale.
-            factor = min(max(scale) / max(sides), min(scale) / min(sides))
-            if int(min(sides) * factor + 0.5) < 1:
-                raise UserError(
-                    f'image {info["img_path"]} is {sides[0]}x{sides[1]} pixels: '
-                    f'resized to scale {scale} with keep_ratio nothing is left of '
-                    f'its short side; crop it or take it out of {dataset.ann_file}'
-                )
-
-
-def _check_masks(dataset: Any) -> None:
-    """Refuse objects without a mask where the pipeline loads masks."""
-    if not any(getattr(t, 'with_mask', False) for t in _transforms(dataset)):
+def _check_shape(info: Dict[str, Any], scale: Tuple[int, int], ann_file: str) -> None:
+    """Refuse an image so long that resizing leaves no pixel of its short side."""
+    width, height = info.get('width'), info.get('height')
+    if not width or not height:
         return
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        if any('mask' not in instance for instance in info.get('instances', ())):
-            raise UserError(
-                f'{dataset.ann_file}: an object in {info["img_path"]} has no '
-                'segmentation, and the pipeline loads masks; add it, or take a '
-                'detector without masks and with_mask=False'
-            )
+    long, short = max(width, height), min(width, height)
+    # As mmcv.imrescale.
+    factor = min(max(scale) / long, min(scale) / short)
+    if int(short * factor + 0.5) < 1:
+        raise UserError(
+            f'image {info["img_path"]} is {width}x{height} pixels: resized to scale '
+            f'{scale} with keep_ratio nothing is left of its short side; crop it or '
+            f'take it out of {ann_file}'
+        )
 
 
 def _is_whole_image(path: str) -> bool:

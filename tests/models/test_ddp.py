@@ -108,6 +108,8 @@ def test_no_parameter_is_unused_whatever_is_frozen_and_returned(case: Case) -> N
     ]
     is_rla = 'RLA' in case.type
     frozen = range(-1, case.num_stages + 1) if is_rla else [-1]
+    if case.num_stages > 4:  # many subsets
+        frozen = [-1, 2]
     for indices, frozen_stages in itertools.product(subsets, frozen):
         kwargs = dict(norm_eval=True, frozen_stages=frozen_stages) if is_rla else {}
         model = case.build(out_indices=indices, **kwargs)

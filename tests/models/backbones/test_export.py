@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from mmrla.deploy import switch_to_deploy
 
-from .conftest import CASES, FAMILIES, FAST, Case, each
+from .conftest import BASELINES, CASES, FAMILIES, FAST, Case, each
 
 OPSET = 17
 #: Exported with the first, run with all: odd sizes make the hidden state's pooling
 #: round up.
 SIZES = [(2, 3, 64, 64), (1, 3, 97, 65), (3, 3, 33, 130)]
+ONE_EACH = [case for case in FAMILIES if case.name in FAST]
 
 
 def _randomise(model: nn.Module) -> nn.Module:
@@ -116,7 +117,7 @@ def test_onnx(case: Case) -> None:
     _assert_onnx(_backbone(case))
 
 
-@each([case for case in CASES if case.name in FAST], fast=['mobilenet-released'])
+@each([case for case in ONE_EACH if case in CASES], fast=['mobilenet-released'])
 def test_onnx_of_the_deployed_form(case: Case) -> None:
     _assert_onnx(switch_to_deploy(_backbone(case)))
 
@@ -143,7 +144,7 @@ def _torch_export(model: nn.Module, x: Tensor) -> Any:
     return export.export(model, (x,))
 
 
-@each(FAMILIES, fast=['preact-v1'])
+@each([*ONE_EACH, *BASELINES], fast=['preact-v1'])
 def test_torch_export(case: Case) -> None:
     model = _backbone(case)
     x = _inputs()[0]
@@ -192,7 +193,7 @@ def _classifier(case: Case) -> nn.Module:
     return Classifier(_randomise(model)).eval()
 
 
-CLASSIFIERS = [case for case in FAMILIES if case.name != 'non-local']
+CLASSIFIERS = [case for case in (*ONE_EACH, *BASELINES) if case.name != 'non-local']
 
 
 @each(CLASSIFIERS, fast=['resnet-v3'])
@@ -236,7 +237,7 @@ def test_onnx_of_backbone_and_fpn(case: Case) -> None:
 
 
 @pytest.mark.slow
-@each(DETECTORS)
+@each([case for case in DETECTORS if case in ONE_EACH])
 def test_trace_and_export_of_backbone_and_fpn(case: Case) -> None:
     model = _detector(case, (1, 2, 3))
     x = _inputs()[0]
