@@ -176,7 +176,8 @@ def _classifier(case: Case) -> nn.Module:
         backbone['return_hidden'] = True
         neck = dict(type='RLANeck', rla_channels=hidden)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        probe = MODELS.build(backbone).eval()
+        probe = MODELS.build(backbone)
+        probe.eval()
         with torch.no_grad():
             outs = probe(torch.zeros(1, 3, 64, 64))
         channels = sum(out.shape[1] for out in outs[-2 if hidden else -1 :])
