@@ -449,6 +449,11 @@ def _cut(name: str, share: float) -> Callable[[Path], None]:
     return spoil
 
 
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 IMAGES: Dict[str, Any] = {
     'not there': (Path.unlink, 'does not exist; 1 of 8'),
     'empty file': (lambda path: path.write_bytes(b''), 'it is empty'),
@@ -464,7 +469,7 @@ IMAGES: Dict[str, Any] = {
     'half a TIFF': (_cut('x.tif', 0.5), 'it is cut off'),
     'half a BMP': (_cut('x.bmp', 0.5), 'it is cut off'),
     'GIF, which OpenCV does not read': (_cut('x.gif', 1), 'or no image'),
-    'folder': (lambda path: (path.unlink(), path.mkdir()), 'cannot be read'),
+    'folder': (_folder, 'cannot be read'),
 }
 
 
@@ -477,13 +482,18 @@ def test_image_files(name, coco, capsys, tmp_path):
 
 # --- class folders ------------------------------------------------------------
 
+
+def _half_an_image(root: Path) -> None:
+    _cut('x.png', 0.5)(root / 'train/light/light0.png')
+
+
 FOLDERS: Dict[str, Any] = {
     'image that is text': (
         lambda root: (root / 'train/dark/dark1.png').write_text('x' * 99),
         'dark1.png cannot be read',
     ),
     'half an image': (
-        lambda root: _cut('x.png', 0.5)(root / 'train/light/light0.png'),
+        _half_an_image,
         'light0.png cannot be read',
     ),
     'no folders of classes': (

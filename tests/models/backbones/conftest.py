@@ -175,7 +175,8 @@ def settled(case: Case, **kwargs: Any) -> nn.Module:
     model.train()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # the mean of what it has seen
+        # The mean of what it has seen.
+        norm.momentum = None  # type: ignore[assignment]
     with torch.no_grad():
         model(torch.randn(4, 3, 128, 128))
     for norm in norms:

@@ -260,8 +260,8 @@ def test_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(blocks) == 3
     (case,) = (case for case in CASES if case.name == 'resnet-v3')
     detector = SimpleNamespace()
-    detector.backbone, detector.neck = _detector(case, (0, 1, 2, 3))
-    scope = dict(model=_classifier(case), detector=detector)
+    detector.backbone, detector.neck = _detector(case, (0, 1, 2, 3)).children()
+    scope: Dict[str, Any] = dict(model=_classifier(case), detector=detector)
     for block in blocks:
         exec(block, scope)
     for name in ('rla', 'features'):
