@@ -487,6 +487,11 @@ def _half_an_image(root: Path) -> None:
     _cut('x.png', 0.5)(root / 'train/light/light0.png')
 
 
+def _no_image(root: Path) -> None:
+    for path in (root / 'train/dark').iterdir():
+        path.unlink()
+
+
 FOLDERS: Dict[str, Any] = {
     'image that is text': (
         lambda root: (root / 'train/dark/dark1.png').write_text('x' * 99),
@@ -501,7 +506,7 @@ FOLDERS: Dict[str, Any] = {
         'train has nothing where one folder for each class should be',
     ),
     'class without an image': (
-        lambda root: [p.unlink() for p in (root / 'train/dark').iterdir()],
+        _no_image,
         'has no image',
     ),
     'other classes in val': (
