@@ -492,6 +492,11 @@ def _no_image(root: Path) -> None:
         path.unlink()
 
 
+def _no_folders(root: Path) -> None:
+    shutil.rmtree(root / 'train')
+    (root / 'train').mkdir()
+
+
 FOLDERS: Dict[str, Any] = {
     'image that is text': (
         lambda root: (root / 'train/dark/dark1.png').write_text('x' * 99),
@@ -502,7 +507,7 @@ FOLDERS: Dict[str, Any] = {
         'light0.png cannot be read',
     ),
     'no folders of classes': (
-        lambda root: [shutil.rmtree(p) for p in (root / 'train').iterdir()],
+        _no_folders,
         'train has nothing where one folder for each class should be',
     ),
     'class without an image': (
