@@ -32,7 +32,7 @@ lint: setup ## Check style, types and safety
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo configs requirements setup.py
+	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo requirements setup.py
 
 clean: ## Delete caches and build folders; .venv, data and work_dirs stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

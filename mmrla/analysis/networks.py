@@ -187,8 +187,8 @@ def _run_anywhere(
     if proposals is None:
         try:
             return _run(cfg, build(cfg), shape, 'meta')
-        except Exception:  # nosec B110 - an error of the network comes again
-            pass
+        except Exception:  # nosec B110
+            pass  # an error of the network comes again
     model = build(cfg)
     _fix_proposals(model, shape)
     try:

@@ -128,7 +128,8 @@ def load_foreign(path: str, map_location: Any = 'cpu') -> Any:
         kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
         raise UserError(f'checkpoint {path} {kind}')
     try:
-        return torch.load(  # nosec B614 - with an unpickler that calls nothing
+        # With an unpickler that calls nothing of the file's.
+        return torch.load(  # nosec B614
             path,
             map_location=map_location,
             pickle_module=_harmless_pickle,
