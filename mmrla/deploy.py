@@ -5,10 +5,11 @@ Of the hidden state's cost little is arithmetic; the most are additional passes
 over main features. :func:`switch_to_deploy` removes those that it can:
 
 - batch norms are folded into the convs before them (mmcv's ``fuse_conv_bn``);
-- v1: ``C1(BN(conv3(z)))`` is one 1x1 conv of z, so C1 becomes k more output
-  channels of the block's last conv, unless attention stands between;
+- v1: ``C1(BN(conv3(z)))`` is one 1x1 conv of z, which has a quarter of the
+  residual's channels, unless attention stands between;
 - v3: C1 and the next block's first conv both read x, and become one conv;
-- convs read x and h separately, instead of a concatenation that copies x.
+- convs read x and h separately, instead of a concatenation that copies x;
+- additions overwrite one of the maps that they add.
 
 The recurrence stays that of :class:`mmrla.models.RLAUnit`.
 """
@@ -63,13 +64,11 @@ def _stack(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     )
 
 
-def _append_product(conv: nn.Conv2d, compress: nn.Conv2d) -> nn.Conv2d:
-    """One conv for y = conv(z) and compress(y): C + k output channels."""
+def _product(compress: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d:
+    """One conv of z, k output channels, for compress(conv(z))."""
     c1 = compress.weight.flatten(1)
-    weight = torch.cat((conv.weight, torch.einsum('kc,czhw->kzhw', c1, conv.weight)))
-    if conv.bias is None:
-        return _conv(conv, weight, None)
-    return _conv(conv, weight, torch.cat((conv.bias, c1 @ conv.bias)))
+    weight = torch.einsum('kc,czhw->kzhw', c1, conv.weight)
+    return _conv(conv, weight, None if conv.bias is None else c1 @ conv.bias)
 
 
 def _is_identity(*modules: nn.Module) -> bool:
@@ -94,15 +93,22 @@ class SplitConv(nn.Module):
             else None
         )
 
-    def add_hidden(self, out: Tensor, h: Optional[Tensor]) -> Tensor:
-        """``out``, the part of x, and the part that reads h, (N, C', H', W')."""
-        if h is None or self.hidden is None:
-            return out
-        return out + self.hidden(h)
+    def forward(
+        self, x: Tensor, h: Optional[Tensor], of_x: Optional[Tensor] = None
+    ) -> Tensor:
+        """Maps x, (N, C, H, W), and h, (N, k, H, W) or None for zero.
 
-    def forward(self, x: Tensor, h: Optional[Tensor]) -> Tensor:
-        """Maps x, (N, C, H, W), and h, (N, k, H, W) or None for zero."""
-        return self.add_hidden(self.main(x), h)
+        Args:
+            x: Main features.
+            h: Hidden state.
+            of_x: The part of the result that x gives, if known, (N, C', H', W').
+        """
+        if h is None or self.hidden is None:
+            return self.main(x) if of_x is None else of_x
+        if of_x is None:
+            return self.main(x).add_(self.hidden(h))
+        # A slice of another map: slow to go on with.
+        return of_x + self.hidden(h)
 
 
 class DeployedBlock(nn.Module):
@@ -117,15 +123,23 @@ class DeployedBlock(nn.Module):
         self.block = block
         #: The conv that reads x and h first, if C1 of x can join it.
         self.first: Any = None
-        #: Parents and names of the convs whose sum is the residual, if C1 of
-        #: the residual can join them.
-        self.residual_convs: Tuple[Tuple[nn.Module, str], ...] = ()
+
+    def join_compress(self, compress: nn.Conv2d) -> bool:
+        """Make C1 part of a conv of the residual branch, if that is possible."""
+        return False
 
     def branch(
         self, x: Tensor, h: Optional[Tensor], first: Optional[Tensor]
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Residual and identity; ``first`` is the first conv's part of x, if known."""
-        return self.block.branch(x, h)
+    ) -> Tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
+        """Residual, identity and, if C1 has been joined, C1 of the residual.
+
+        Args:
+            x: Main features (N, C, H, W).
+            h: Hidden state (N, k, H, W), or None for zero.
+            first: The first conv's part of x, if known.
+        """
+        y, identity = self.block.branch(x, h)
+        return self.block.end(y)[0], identity, None
 
 
 class DeployedBottleneck(DeployedBlock):
@@ -140,18 +154,24 @@ class DeployedBottleneck(DeployedBlock):
         super().__init__(block)
         channels = block.conv1.in_channels - hidden_channels
         self.first = SplitConv(block.conv1, channels)
+        self.compress: Optional[nn.Conv2d] = None
         del block.conv1
-        if _is_identity(block.bn3, block.attention):
-            self.residual_convs = ((block, 'conv3'),)
+
+    def join_compress(self, compress: nn.Conv2d) -> bool:
+        """C1 of the residual becomes a conv of what the last conv reads."""
+        if not _is_identity(self.block.bn3, self.block.attention):
+            return False
+        self.compress = _product(compress, self.block.conv3)
+        return True
 
     def branch(
         self, x: Tensor, h: Optional[Tensor], first: Optional[Tensor]
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Residual and identity."""
-        if first is None:
-            first = self.first.main(x)
-        y = self.block.after_first_conv(self.first.add_hidden(first, h))
-        return y, self.block.downsample(x)
+    ) -> Tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
+        """Residual, identity and C1 of the residual."""
+        z = self.block.middle(self.first(x, h, first))
+        update = None if self.compress is None else self.compress(z)
+        y = self.block.end(self.block.conv3(z))[0]
+        return y, self.block.downsample(x), update
 
 
 class DeployedInvertedResidual(DeployedBlock):
@@ -178,19 +198,16 @@ class DeployedInvertedResidual(DeployedBlock):
         elif block.hidden_channels:
             self.hidden = _conv(depthwise, depthwise.weight[main:], bias[main:])
         del block.depthwise, block.project
-        if _is_identity(block.attention):
-            self.residual_convs = ((self.project, 'main'),)
-            if self.hidden is not None:
-                self.residual_convs += ((self.project, 'hidden'),)
 
     def branch(
         self, x: Tensor, h: Optional[Tensor], first: Optional[Tensor]
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Residual and identity."""
-        y = self.project.main(F.relu6(self.depthwise(self.block.expand(x))))
+    ) -> Tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
+        """Residual and identity; C1 reads the residual, which is narrow."""
+        z = F.relu6(self.depthwise(self.block.expand(x)), inplace=True)
         if self.hidden is not None:
-            y = self.project.add_hidden(y, F.relu6(self.hidden(h)))
-        return self.block.attention(y), x if self.block.has_identity else None
+            h = F.relu6(self.hidden(h), inplace=True)
+        y = self.block.attention(self.project(z, h))
+        return y, x if self.block.has_identity else None, None
 
 
 def _deployed_block(
@@ -228,7 +245,6 @@ class DeployedStage(nn.Module):
         self.compress = nn.ModuleList()
         #: C1 and the next block's first conv of x in one, where that is possible.
         self.joint = nn.ModuleList()
-        self._appended: List[bool] = []
         if stage.rla is not None:
             for t in range(self.num_updates):
                 self._join(t, stage.rla)
@@ -237,46 +253,44 @@ class DeployedStage(nn.Module):
     def _join(self, t: int, unit: RLAUnit) -> None:
         # Any: attributes of modules are Tensor or Module to the type checker.
         block: Any = self.blocks[t]
-        compress: Any
-        compress, source = unit.compress_module(t), unit.integration.source
+        compress: Any = unit.compress_module(t)
         following: Any = self.blocks[t + 1] if t + 1 < len(self.blocks) else None
-        appended, joint = False, None
-        if source == 'residual' and block.residual_convs:
-            for parent, name in block.residual_convs:
-                conv = getattr(parent, name)
-                setattr(parent, name, _append_product(conv, compress))
-            appended = True
+        joint = None
+        if unit.integration.source == 'residual' and block.join_compress(compress):
+            compress = None
         elif (
-            source == 'output' and following is not None and following.first is not None
+            unit.integration.source == 'output'
+            and following is not None
+            and following.first is not None
         ):
             joint = _stack(following.first.main, compress)
+            compress = None
             del following.first.main
-        self._appended.append(appended)
         self.joint.append(nn.Identity() if joint is None else joint)
-        self.compress.append(
-            nn.Identity() if appended or joint is not None else compress
-        )
+        self.compress.append(nn.Identity() if compress is None else compress)
 
     def forward(self, x: Tensor, state: State = None) -> Tuple[Tensor, State]:
         """As :meth:`mmrla.models.RLAStage.forward`."""
         first: Optional[Tensor] = None
         for t, block in enumerate(self.blocks):
             h = state[0] if state is not None and self.exchange else None
-            y, identity = block.branch(x, h, first)
-            first, update = None, None
-            if t < self.num_updates and self._appended[t]:
-                channels = self.out_channels[t]
-                y, update = y[:, :channels], y[:, channels:]
-            x = block.block.act(y if identity is None else y + identity)
-            if self.rla is None or t >= self.num_updates:
+            y, identity, update = block.branch(x, h, first)
+            first = None
+            unit = self.rla if t < self.num_updates else None
+            if unit is not None and update is None:
+                if unit.integration.source == 'residual':
+                    # Before the addition overwrites the residual.
+                    update = self.compress[t](y)
+            x = block.block.act(y if identity is None else y.add_(identity))
+            if unit is None:
                 continue
             joint = self.joint[t]
             if isinstance(joint, nn.Conv2d):
-                k = self.rla.rla_channels
+                k = unit.rla_channels
                 first, update = joint(x).split((joint.out_channels - k, k), dim=1)
             elif update is None:
-                update = self.compress[t](self.rla.select(y, identity, x))
-            state = self.rla.advance(t, update, state)
+                update = self.compress[t](unit.select(None, identity, x))
+            state = unit.advance(t, update, state)
         return x, state
 
 

@@ -7,15 +7,15 @@ in each of many rounds says what a single time cannot.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from ..deploy import switch_to_deploy
 from .networks import build, is_detector
@@ -59,11 +59,11 @@ class Timing:
         images_per_second: Throughput at the median.
         ratio: Median of the round by round ratio to the first network.
         spread: 10th and 90th percentile of that ratio.
-        memory: Bytes: the peak on a GPU; on the CPU, in training, what the
-            forward pass keeps for the backward pass, with the parameters;
-            None for inference on the CPU.
+        memory: Peak bytes of a step: tensors that it makes, weights, momentum.
         memory_ratio: Memory over the first network's.
         kernels: Operators (CPU) or kernels (GPU) that a step runs.
+        profile: Seconds of a step by operator (CPU) or kernel (GPU), as the
+            profiler sees them; what a compiled network runs is not seen.
     """
 
     name: str
@@ -71,26 +71,10 @@ class Timing:
     images_per_second: float
     ratio: float
     spread: Tuple[float, float]
-    memory: Optional[int]
-    memory_ratio: Optional[float]
+    memory: int
+    memory_ratio: float
     kernels: int
-
-
-@contextlib.contextmanager
-def _kept_bytes(found: Dict[str, int]) -> Iterator[None]:
-    """Counts, each storage once, what autograd saves for the backward pass."""
-    seen: Dict[int, int] = {}
-    alive: List[Tensor] = []  # so that no storage's address is used again
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
-    found['bytes'] = sum(seen.values())
+    profile: Dict[str, float]
 
 
 def _detection_batch(form: Form, num_classes: int) -> List[Any]:
@@ -188,35 +172,65 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
     return train_step, model
 
 
-def _memory(step: Callable[[], Any], model: nn.Module, form: Form) -> Optional[int]:
-    if form.device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    if form.mode == 'inference':
-        return None
-    found: Dict[str, int] = {}
-    with _kept_bytes(found):
-        step()
-    return found['bytes']
+def _cpu_peak(profile: torch.profiler.profile) -> int:
+    """Most bytes alive at a time of what was allocated under a profiler."""
+    assert profile.profiler is not None
+    assert profile.profiler.kineto_results is not None
+    events: List[Any] = profile.profiler.kineto_results.events()
+    records = [event for event in events if event.name() == '[memory]']
+    records.sort(key=_start_of)
+    return max(itertools.accumulate((r.nbytes() for r in records), initial=0))
 
 
-def _kernels(step: Callable[[], Any], form: Form) -> int:
-    """Operators that call no other one (CPU), or kernels (GPU)."""
+def _start_of(event: Any) -> int:
+    # Microseconds in torch 2.1, nanoseconds later.
+    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()
+
+
+def _held_bytes(model: nn.Module, form: Form) -> int:
+    """Weights, buffers and, in training, the optimizer's momentum."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if form.mode == 'train':
+        tensors += [p for p in model.parameters() if p.requires_grad]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _profile(
+    step: Callable[[], Any], model: nn.Module, form: Form
+) -> Tuple[int, int, Dict[str, float]]:
+    """Peak memory, kernels and seconds by kernel of a step.
+
+    On the CPU an operator that calls no other one counts as a kernel.
+    """
+    cuda = form.device == 'cuda'
     activities = [torch.profiler.ProfilerActivity.CPU]
-    if form.device == 'cuda':
+    if cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         step()
-    if form.device == 'cuda':
+        if cuda:
+            torch.cuda.synchronize()
+    held = _held_bytes(model, form)
+    if cuda:
         from torch.autograd import DeviceType
 
-        return sum(e.device_type == DeviceType.CUDA for e in profile.events())
-    return sum(
-        not e.cpu_children and e.name.startswith(('aten::', 'mkldnn'))
-        for e in profile.events()
-    )
+        peak = torch.cuda.max_memory_allocated() - before
+        events = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
+    else:
+        peak = _cpu_peak(profile)
+        events = [
+            e for e in profile.events() if e.name.startswith(('aten::', 'mkldnn'))
+        ]
+    seconds: Dict[str, float] = {}
+    for event in events:
+        own = event.self_cpu_time_total
+        if cuda:
+            own = event.time_range.elapsed_us()
+        seconds[event.name] = seconds.get(event.name, 0) + own / 1e6
+    kernels = sum(cuda or not e.cpu_children for e in events)
+    return held + peak, kernels, seconds
 
 
 def _timed(step: Callable[[], Any], device: str) -> float:
@@ -253,15 +267,12 @@ def compare(
         One entry a network, in order.
     """
     steps: Dict[str, Callable[[], Any]] = {}
-    memory: Dict[str, Optional[int]] = {}
-    kernels: Dict[str, int] = {}
+    profiles: Dict[str, Tuple[int, int, Dict[str, float]]] = {}
     for name, cfg in cfgs.items():
         steps[name], model = make_step(cfg, form)
         for _ in range(warmup):
             steps[name]()
-        memory[name] = _memory(steps[name], model, form)
-        # Inside a compiled forward pass there are no operators to count.
-        kernels[name] = _kernels(steps[name], form)
+        profiles[name] = _profile(steps[name], model, form)
         progress(f'{name}: ready')
     times: Dict[str, List[float]] = {name: [] for name in cfgs}
     names = list(cfgs)
@@ -275,7 +286,7 @@ def compare(
     for name in names:
         own = np.array(times[name])
         low, middle, high = np.percentile(own / first, (10, 50, 90))
-        kept, base = memory[name], memory[names[0]]
+        memory, kernels, seconds = profiles[name]
         results.append(
             Timing(
                 name=name,
@@ -283,9 +294,10 @@ def compare(
                 images_per_second=form.batch_size / float(np.median(own)),
                 ratio=float(middle),
                 spread=(float(low), float(high)),
-                memory=kept,
-                memory_ratio=kept / base if kept and base else None,
-                kernels=kernels[name],
+                memory=memory,
+                memory_ratio=memory / profiles[names[0]][0],
+                kernels=kernels,
+                profile=seconds,
             )
         )
     return results

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.wiring import WiringRecord
 from .checks import check_choice
+from .compress import is_plain_conv
 
 #: What a unit carries from block to block: (h, ) or, for ConvLSTM, (h, c), all
 #: of shape (N, rla_channels, H, W). None is the zero state.
@@ -79,23 +80,27 @@ def concat_hidden(x: Tensor, h: Optional[Tensor], channels: int) -> Tensor:
 
 
 def conv_with_hidden(conv: nn.Module, x: Tensor, h: Optional[Tensor]) -> Tensor:
-    """``conv(concat(x, h))``; for the zero state only the part that reads x.
+    """``conv(concat(x, h))``, without the concatenation where that is possible.
+
+    A copy of x would be made, and kept for the backward pass. For the zero
+    state only the part that reads x is computed.
 
     Args:
         conv: A convolution of C + k input channels; k may be 0.
         x: Main features (N, C, H, W).
         h: Hidden state (N, k, H, W), or None for zero.
     """
-    if h is None and type(conv) is nn.Conv2d and conv.groups == 1:
-        return F.conv2d(
-            x,
-            conv.weight[:, : x.shape[1]],
-            conv.bias,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-        )
-    return conv(concat_hidden(x, h, conv.in_channels - x.shape[1]))
+    hidden_channels = conv.in_channels - x.shape[1]
+    if not hidden_channels:
+        return conv(x)
+    if not is_plain_conv(conv):
+        return conv(concat_hidden(x, h, hidden_channels))
+    # One split, not two slices: its gradient is one concatenation.
+    of_x, of_h = conv.weight.split((x.shape[1], hidden_channels), dim=1)
+    y = F.conv2d(x, of_x, conv.bias, conv.stride, conv.padding, conv.dilation)
+    if h is None:
+        return y
+    return y.add_(F.conv2d(h, of_h, None, conv.stride, conv.padding, conv.dilation))
 
 
 class ConvLSTMCell(nn.Module):
@@ -266,10 +271,11 @@ class RLAUnit(WiringRecord):
     def forward(
         self,
         t: int,
-        residual: Tensor,
+        residual: Optional[Tensor],
         identity: Optional[Tensor],
         output: Tensor,
         state: State,
+        update: Optional[Tensor] = None,
     ) -> State:
         """The state after block t of the stage (from 0).
 
@@ -279,12 +285,15 @@ class RLAUnit(WiringRecord):
             identity: The block's (projected) identity, of the same shape.
             output: x_t, of the same shape.
             state: The state before the block; before pooling if t is 0.
+            update: C1 of what is summarised, if the block has computed it.
         """
-        summary = self.select(residual, identity, output)
-        return self.advance(t, self.compress_module(t)(summary), state)
+        if update is None:
+            summary = self.select(residual, identity, output)
+            update = self.compress_module(t)(summary)
+        return self.advance(t, update, state)
 
     def select(
-        self, residual: Tensor, identity: Optional[Tensor], output: Tensor
+        self, residual: Optional[Tensor], identity: Optional[Tensor], output: Tensor
     ) -> Optional[Tensor]:
         """What is summarised of a block, all (N, C, H, W)."""
         sources = dict(residual=residual, identity=identity, output=output)
@@ -305,7 +314,7 @@ class RLAUnit(WiringRecord):
         if self.cell == 'conv' and self.integration.before_recurrence:
             # Figure 3; h_0 = 0 needs no addition.
             total = update if state is None else state[0] + update
-            return (recurrent(torch.tanh(norm(total))),)
+            return (recurrent(norm(total).tanh_()),)
         if self.cell == 'post-act':
             total = update if state is None else state[0] + update
             return (torch.tanh(norm(recurrent(total))),)

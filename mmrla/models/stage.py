@@ -47,24 +47,63 @@ class RLABlock(BaseModule):
         raise NotImplementedError
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
-        """The residual y and the (projected) identity, (N, out_channels, H', W').
+        """The residual before :meth:`end`, and the (projected) identity.
 
         Args:
             x: Main features (N, C, H, W).
             h: Hidden state (N, k, H, W) at the same resolution; None is zero.
 
         Returns:
-            y and the identity; the identity is None in a block without one.
+            Both (N, out_channels, H', W'); the identity is None in a block
+            without one.
         """
         raise NotImplementedError
 
+    def end(
+        self, y: Tensor, compress: Optional[nn.Module] = None
+    ) -> Tuple[Tensor, Optional[Tensor], bool]:
+        """What ends the residual branch, nothing by default, and C1 of it.
+
+        Args:
+            y: What :meth:`branch` returns.
+            compress: C1, or None to leave it out.
+
+        Returns:
+            The residual y_t, C1(y_t), and whether autograd keeps y_t for C1.
+        """
+        if compress is None:
+            return y, None, False
+        return y, compress(y), torch.is_grad_enabled()
+
     def forward(
-        self, x: Tensor, h: Optional[Tensor] = None
-    ) -> Tuple[Tensor, Optional[Tensor], Tensor]:
-        """Residual y_t, identity and output x_t = act(y_t + identity)."""
+        self,
+        x: Tensor,
+        h: Optional[Tensor] = None,
+        compress: Optional[nn.Module] = None,
+        keep_residual: bool = True,
+    ) -> Tuple[Tensor, Optional[Tensor], Tensor, Optional[Tensor]]:
+        """One block.
+
+        Args:
+            x: Main features (N, C, H, W).
+            h: Hidden state (N, k, H, W) at the same resolution; None is zero.
+            compress: C1, if it is to be computed of the residual here.
+            keep_residual: Whether y_t is read afterwards. Where it is not, the
+                addition overwrites it, as upstream's blocks do.
+
+        Returns:
+            Residual y_t, identity, output x_t = act(y_t + identity) and
+            C1(y_t), None without ``compress``.
+        """
         y, identity = self.branch(x, h)
-        out = y if identity is None else self.drop_path(y) + identity
-        return y, identity, self.act(out)
+        y, update, kept = self.end(y, compress)
+        if identity is None:
+            out = y
+        elif kept or keep_residual:
+            out = self.drop_path(y) + identity
+        else:
+            out = self.drop_path(y).add_(identity)
+        return y, identity, self.act(out), update
 
 
 class RLAStage(BaseModule):
@@ -97,9 +136,20 @@ class RLAStage(BaseModule):
     def step(self, t: int, x: Tensor, state: State) -> Tuple[Tensor, State]:
         """x and the state after block t (from 0)."""
         h = state[0] if state is not None and self.exchange else None
-        y, identity, x = self.blocks[t](x, h)
-        if self.rla is not None and t < self.rla.num_updates:
-            state = self.rla(t, y, identity, x, state)
+        unit = self.rla
+        if unit is None or t >= unit.num_updates:
+            return self.blocks[t](x, h, keep_residual=False)[2], state
+        # C1 of the residual is cheaper in the block, but hooks of the unit are
+        # to see all that it reads.
+        reads_residual = unit.integration.source == 'residual'
+        early = reads_residual and not (unit._forward_hooks or unit._forward_pre_hooks)
+        y, identity, x, update = self.blocks[t](
+            x,
+            h,
+            compress=unit.compress_module(t) if early else None,
+            keep_residual=reads_residual and not early,
+        )
+        state = unit(t, y, identity, x, state, update=update)
         return x, state
 
     def forward(self, x: Tensor, state: State = None) -> Tuple[Tensor, State]:

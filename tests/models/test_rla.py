@@ -136,7 +136,7 @@ def test_v1_is_the_residual_and_not_the_output() -> None:
     block, unit = model.layer1.blocks[0], model.layer1.rla
     for norm in unit.norms:  # residual branches start at zero without init_weights
         torch.nn.init.normal_(norm.weight)
-    y, _, out = block(x)
+    y, _, out, _ = block(x)
     with torch.no_grad():
         _, state = model.layer1.step(0, x, None)
         from_residual = unit(0, y, None, out, None)

@@ -62,7 +62,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--set', choices=SETS, help='networks of a named set')
     parser.add_argument('--mode', choices=MODES, default='inference')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
+        '--device',
+        choices=('cpu', 'cuda'),
+        default='cuda' if torch.cuda.is_available() else 'cpu',
     )
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32')
     parser.add_argument('--channels-last', action='store_true')
@@ -73,6 +75,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--warmup', type=int, default=3)
     parser.add_argument('--threads', type=int, help='CPU threads of torch')
+    parser.add_argument(
+        '--profile', action='store_true', help='print the time by operator too'
+    )
     parser.add_argument('--out', help='folder for benchmark.json and benchmark.png')
     args = parser.parse_args()
     if bool(args.configs) == bool(args.set):
@@ -85,6 +90,8 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--{name.replace("_", "-")} {value} is not positive')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: this machine has no GPU that torch can use')
+    if args.device == 'cpu' and args.precision == 'fp16':
+        parser.error('--precision fp16 needs --device cuda; on the CPU: fp32 or bf16')
     return args
 
 
@@ -95,13 +102,31 @@ def table(results: List[Timing]) -> str:
         f'{"memory":>9} {"ratio":>6} {"kernels":>8}'
     ]
     for r in results:
-        memory = '-' if r.memory is None else f'{r.memory / 2**20:.0f} MiB'
-        memory_ratio = '-' if r.memory_ratio is None else f'{r.memory_ratio:.3f}'
+        memory = f'{r.memory / 2**20:.0f} MiB'
         spread = f'{r.spread[0]:.3f}-{r.spread[1]:.3f}'
         lines.append(
             f'{r.name:24} {r.ratio:6.3f} {spread:>13} {r.seconds * 1e3:8.1f} '
-            f'{r.images_per_second:8.1f} {memory:>9} {memory_ratio:>6} {r.kernels:8}'
+            f'{r.images_per_second:8.1f} {memory:>9} {r.memory_ratio:6.3f} '
+            f'{r.kernels:8}'
         )
+    return '\n'.join(lines)
+
+
+def operator_table(results: List[Timing], rows: int = 12) -> str:
+    """Milliseconds by operator, those first whose time differs most."""
+    first = results[0].profile
+
+    def largest_difference(name: str) -> float:
+        return max(abs(r.profile.get(name, 0) - first.get(name, 0)) for r in results)
+
+    names = sorted({name for r in results for name in r.profile})
+    names.sort(key=largest_difference, reverse=True)
+    lines = ['ms by operator ' + ''.join(f' {r.name:>16}' for r in results)]
+    for name in names[:rows]:
+        times = (r.profile.get(name, 0) * 1e3 for r in results)
+        lines.append(f'{name}\n' + ' ' * 15 + ''.join(f' {t:16.1f}' for t in times))
+    totals = (sum(r.profile.values()) * 1e3 for r in results)
+    lines.append('all' + ' ' * 12 + ''.join(f' {t:16.1f}' for t in totals))
     return '\n'.join(lines)
 
 
@@ -174,6 +199,8 @@ def main() -> None:
     if tty:
         print(file=sys.stderr)
     print(table(results))
+    if args.profile:
+        print(operator_table(results))
     if args.out:
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)

@@ -132,13 +132,18 @@ class DualPathBlock(PreActBlock):
         self.out_channels += identity_channels - residual_channels
 
     def forward(
-        self, x: Tensor, h: Optional[Tensor] = None
-    ) -> Tuple[Tensor, Tensor, Tensor]:
-        """The branch's outputs, the (projected) identity and the block's output."""
+        self,
+        x: Tensor,
+        h: Optional[Tensor] = None,
+        compress: Optional[nn.Module] = None,
+        keep_residual: bool = True,
+    ) -> Tuple[Tensor, Optional[Tensor], Tensor, Optional[Tensor]]:
+        """The branch's outputs, identity, the block's output and C1 of the first."""
         y, identity = self.branch(x, h)
+        y, update, _ = self.end(y, compress)
         r = self.residual_channels
         out = (identity[:, :r] + y[:, :r], identity[:, r:], y[:, r:])
-        return y, identity, torch.cat(out, dim=1)
+        return y, identity, torch.cat(out, dim=1), update
 
 
 @MODELS.register_module()

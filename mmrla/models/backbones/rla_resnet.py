@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive, check_range
+from ..compress import norm_and_compress
 from ..layers import build_attention
 from ..rla import conv_with_hidden
 from ..stage import RLABlock
@@ -85,15 +86,22 @@ class Bottleneck(RLABlock):
         return self.conv1
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        """The residual y and the identity, both (N, out_channels, H', W')."""
-        y = self.after_first_conv(conv_with_hidden(self.conv1, x, h))
-        return y, self.downsample(x)
+        """Three convs, and the identity, both (N, out_channels, H', W')."""
+        y = self.middle(conv_with_hidden(self.conv1, x, h))
+        return self.conv3(y), self.downsample(x)
 
-    def after_first_conv(self, y: Tensor) -> Tensor:
-        """The residual branch from the first conv's output, (N, width, H, W)."""
+    def middle(self, y: Tensor) -> Tensor:
+        """From the first conv's output to the last's input, (N, width, H', W')."""
         y = self.relu(self.bn1(y))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self.attention(self.bn3(self.conv3(y)))
+        return self.relu(self.bn2(self.conv2(y)))
+
+    def end(
+        self, y: Tensor, compress: Optional[nn.Module] = None
+    ) -> Tuple[Tensor, Optional[Tensor], bool]:
+        """Norm and attention: the residual; and C1 of it."""
+        if compress is not None and isinstance(self.attention, nn.Identity):
+            return norm_and_compress(self.bn3, compress, y)
+        return super().end(self.attention(self.bn3(y)), compress)
 
 
 @MODELS.register_module()
