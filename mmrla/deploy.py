@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
 
+from .models.backbones.densenet_bc import DenseNetBC
 from .models.backbones.rla_mobilenet_v2 import InvertedResidual
+from .models.backbones.rla_preact_resnet import RLAPreActResNet
 from .models.backbones.rla_resnet import Bottleneck
 from .models.rla import RLAUnit, State
 from .models.stage import RLABlock, RLAStage
@@ -277,11 +279,13 @@ class DeployedStage(nn.Module):
             y, identity, update = block.branch(x, h, first)
             first = None
             unit = self.rla if t < self.num_updates else None
-            if unit is not None and update is None:
-                if unit.integration.source == 'residual':
-                    # Before the addition overwrites the residual.
-                    update = self.compress[t](y)
-            x = block.block.act(y if identity is None else y.add_(identity))
+            source = None if unit is None else unit.integration.source
+            if source == 'residual' and update is None:
+                # Before the addition overwrites the residual.
+                update = self.compress[t](y)
+            if identity is not None:
+                y = y + identity if y.requires_grad else y.add_(identity)
+            x = block.block.act(y)
             if unit is None:
                 continue
             joint = self.joint[t]
@@ -289,9 +293,30 @@ class DeployedStage(nn.Module):
                 k = unit.rla_channels
                 first, update = joint(x).split((joint.out_channels - k, k), dim=1)
             elif update is None:
-                update = self.compress[t](unit.select(None, identity, x))
+                update = self.compress[t](x if source == 'output' else identity)
             state = unit.advance(t, update, state)
         return x, state
+
+
+def _fold_norms(model: nn.Module) -> None:
+    """mmcv's folding, which takes a norm to follow the conv registered before it.
+
+    In pre-activated backbones it does not: these are left out.
+    """
+    kinds = (DenseNetBC, RLAPreActResNet)
+    if isinstance(model, kinds):
+        return
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, kinds)
+    ]
+    for parent, name, _ in places:
+        setattr(parent, name, nn.Identity())
+    fuse_conv_bn(model)
+    for parent, name, child in places:
+        setattr(parent, name, child)
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:
@@ -309,15 +334,16 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     model = deepcopy(model)
     model.eval()
     with torch.no_grad():
-        fuse_conv_bn(model)
+        _fold_norms(model)
         for backbone in [m for m in model.modules() if hasattr(m, 'stage_names')]:
             zero_state = True
             for name in backbone.stage_names:
-                deployed = DeployedStage(
-                    getattr(backbone, name), backbone.hidden_inputs, zero_state
-                )
-                setattr(backbone, name, deployed)
-                zero_state = zero_state and deployed.num_updates == 0
+                stage: RLAStage = getattr(backbone, name)
+                # A block with a forward pass of its own keeps it.
+                if all(type(b).forward is RLABlock.forward for b in stage.blocks):
+                    deployed = DeployedStage(stage, backbone.hidden_inputs, zero_state)
+                    setattr(backbone, name, deployed)
+                zero_state = zero_state and stage.rla is None
     for param in model.parameters():
         param.requires_grad_(False)
     return model

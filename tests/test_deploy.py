@@ -1,15 +1,25 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The deployed network equals the network that it was made from."""
 
-from typing import Any, Dict
+from pathlib import Path
+from typing import Any, Callable, Dict, Tuple
 
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mmrla.analysis.networks import build
 from mmrla.deploy import DeployedStage, switch_to_deploy
-from mmrla.models import RLAMobileNetV2, RLANeck, RLAResNet
+from mmrla.engine.config import load_config
+from mmrla.models import (
+    DenseNetBC,
+    RLAMobileNetV2,
+    RLANeck,
+    RLAPreActResNet,
+    RLAResNet,
+    RLAXception,
+)
 from mmrla.models.rla import INTEGRATIONS
 
 THIN: Dict[str, Any] = dict(depth=50, base_channels=8, stem_channels=8, rla_channels=4)
@@ -51,9 +61,9 @@ def _randomise(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _assert_equal(model: nn.Module) -> None:
+def _assert_equal(model: nn.Module, size: Tuple[int, int] = (65, 97)) -> None:
     deployed = switch_to_deploy(model)
-    x = torch.randn(2, 3, 65, 97)
+    x = torch.randn(2, 3, *size)
     with torch.no_grad():
         expected, got = model(x), deployed(x)
     assert len(expected) == len(got)
@@ -62,8 +72,15 @@ def _assert_equal(model: nn.Module) -> None:
         assert error < 1e-4
         # Weights and statistics of an order that exposes a missing term.
         assert a.abs().max() > 1e-3
-    stages = [m for m in deployed.modules() if isinstance(m, DeployedStage)]
-    assert len(stages) == len(model.stage_names)
+    with torch.no_grad():
+        layout = torch.channels_last
+        deployed.to(memory_format=layout)  # type: ignore[call-overload]
+        last = deployed(x.contiguous(memory_format=layout))
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            rounded = deployed(x)
+    for a, b, c in zip(expected, last, rounded):
+        assert (a - b).abs().max() / a.abs().max() < 1e-4
+        assert (a - c.float()).abs().max() / a.abs().max() < 0.2
 
 
 @pytest.mark.parametrize('return_hidden', [False, True])
@@ -92,6 +109,114 @@ def test_mobilenet(name: str, return_hidden: bool) -> None:
         out_indices=(0, 1, 2, 3, 4),
     )
     _assert_equal(_randomise(model))
+
+
+OTHERS: Dict[str, Callable[[], nn.Module]] = {
+    'preact': lambda: RLAPreActResNet(
+        29, rla_channels=4, bottleneck=True, return_hidden=True
+    ),
+    'preact-basic': lambda: RLAPreActResNet(20, rla_channels=4, bottleneck=False),
+    'preact-plain': lambda: RLAPreActResNet(20, rla_channels=0, bottleneck=False),
+    'dual-path': lambda: RLAPreActResNet(20, rla_channels=0, dense_channels=4),
+    'xception': lambda: RLAXception(rla_channels=4, return_hidden=True),
+    'xception-plain': lambda: RLAXception(rla_channels=0),
+    'densenet': lambda: DenseNetBC(22, sharing='lag'),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_families(name: str) -> None:
+    torch.manual_seed(0)
+    _assert_equal(_randomise(OTHERS[name]()), (32, 32))
+
+
+def test_a_classifier_with_a_pre_activated_backbone() -> None:
+    """Its norms stay, the neck's are folded."""
+    torch.manual_seed(0)
+    backbone = RLAPreActResNet(20, rla_channels=4, bottleneck=False, return_hidden=True)
+    neck = RLANeck(4, in_channels=64, out_channels=16)
+    model = _randomise(nn.Sequential(backbone, neck))
+    deployed: Any = switch_to_deploy(model)
+    assert isinstance(deployed[0].norm, nn.BatchNorm2d)
+    assert isinstance(deployed[1].conv.norm, nn.Identity)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(deployed(x)[0], model(x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_every_stage_is_deployed() -> None:
+    deployed = switch_to_deploy(RLAResNet(**THIN).eval())
+    stages = [m for m in deployed.modules() if isinstance(m, DeployedStage)]
+    assert len(stages) == 4
+
+
+def test_the_input_and_the_residuals_are_not_overwritten_too_early() -> None:
+    """The same result twice, and from an input that requires a gradient."""
+    torch.manual_seed(0)
+    model = _randomise(RLAResNet(**THIN, attention=dict(type='ECALayer')))
+    deployed = switch_to_deploy(model)
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    grads = []
+    for network in (model, deployed, deployed):
+        (out,) = network(x)
+        grads.append(torch.autograd.grad(out.square().mean(), x)[0])
+    scale = grads[0].abs().max().item()
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-3 * scale)
+    assert torch.equal(grads[1], grads[2])
+
+
+@pytest.mark.parametrize('integration', ['v1', 'v3'])
+def test_export(integration: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _randomise(RLAResNet(**THIN, integration=integration, return_hidden=True))
+    deployed = switch_to_deploy(model)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = deployed(x)
+        traced = torch.jit.trace(deployed, torch.randn(1, 3, 48, 80))
+        traced.save(str(tmp_path / 'deployed.pt'))
+        for a, b in zip(torch.jit.load(str(tmp_path / 'deployed.pt'))(x), expected):
+            torch.testing.assert_close(a, b)
+
+
+def test_export_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip('onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    torch.manual_seed(0)
+    deployed = switch_to_deploy(_randomise(RLAResNet(**THIN, return_hidden=True)))
+    path = str(tmp_path / 'deployed.onnx')
+    axes = {0: 'batch', 2: 'height', 3: 'width'}
+    torch.onnx.export(
+        deployed,
+        (torch.randn(1, 3, 64, 64),),
+        path,
+        input_names=['images'],
+        output_names=['x', 'h'],
+        dynamic_axes={'images': axes},
+    )
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    x = torch.randn(2, 3, 48, 80)
+    with torch.no_grad():
+        expected = deployed(x)
+    for a, b in zip(session.run(None, {'images': x.numpy()}), expected):
+        torch.testing.assert_close(torch.from_numpy(a), b, rtol=1e-3, atol=1e-4)
+
+
+def test_detector(detector_config: Path) -> None:
+    """Boxes of the deployed detector, and what a fresh one says with its weights."""
+    pytest.importorskip('mmdet')
+    torch.manual_seed(0)
+    cfg = load_config(str(detector_config))
+    model, other = build(cfg), build(cfg)
+    _randomise(model)
+    deployed, reloaded = switch_to_deploy(model), switch_to_deploy(other)
+    reloaded.load_state_dict(deployed.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.extract_feat(x)
+        for network in (deployed, reloaded):
+            for a, b in zip(network.extract_feat(x), expected):
+                assert (a - b).abs().max() / b.abs().max() < 1e-4
 
 
 def test_what_is_joined() -> None:

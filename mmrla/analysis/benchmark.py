@@ -37,6 +37,9 @@ class Form:
         deploy: Whether :func:`mmrla.deploy.switch_to_deploy` is applied.
         batch_size: Images in a batch.
         shape: Height and width of the images.
+        cpu_time: Whether time on the CPU is what its cores work, of all
+            threads, instead of what a clock on the wall says: with one thread
+            steadier where the machine has other work.
     """
 
     mode: str = 'inference'
@@ -47,6 +50,7 @@ class Form:
     deploy: bool = False
     batch_size: int = 8
     shape: Tuple[int, int] = (224, 224)
+    cpu_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,18 +237,19 @@ def _profile(
     return held + peak, kernels, seconds
 
 
-def _timed(step: Callable[[], Any], device: str) -> float:
+def _timed(step: Callable[[], Any], form: Form) -> float:
     """Seconds of one step; on a GPU between two events."""
-    if device == 'cuda':
+    if form.device == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         step()
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end) / 1000
-    start_time = time.perf_counter()
+    clock = time.process_time if form.cpu_time else time.perf_counter
+    start_time = clock()
     step()
-    return time.perf_counter() - start_time
+    return clock() - start_time
 
 
 def compare(
@@ -279,7 +284,7 @@ def compare(
     for i in range(rounds):
         # Each in turn begins the round: none is always the one after another.
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            times[name].append(_timed(steps[name], form.device))
+            times[name].append(_timed(steps[name], form))
         progress(f'round {i + 1} of {rounds}')
     first = np.array(times[names[0]])
     results = []

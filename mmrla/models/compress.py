@@ -1,11 +1,17 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""C1 of a batch norm's output, without keeping that output for training."""
+"""C1 of the residual, without keeping the residual for the backward pass.
+
+The norm or attention before C1 keeps what it reads; the gradient of C1's weight
+follows from that.
+"""
 
 from typing import Any, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .layers.attention import ChannelAttention
 
 #: Whether torch.compile traces what runs.
 _is_compiling = (
@@ -67,6 +73,44 @@ class _CompressNormed(torch.autograd.Function):
         return grad_y, grad_weight, None, None, None, None, None
 
 
+class _CompressScaled(torch.autograd.Function):
+    """``conv(y)``, y = n * scale, scale (N, C); keeps n, as the product does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, weight: Tensor, n: Tensor, scale: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(weight, n, scale)
+        return F.conv2d(y, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
+        weight, n, scale = ctx.saved_tensors
+        needs = [ctx.needs_input_grad[0], False, False]
+        grad_y = torch.ops.aten.convolution_backward(
+            grad, n, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, needs
+        )[0]
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            product = grad.flatten(2) @ n.flatten(2).transpose(1, 2)  # (N, k, C)
+            grad_weight = (product * scale[:, None]).sum(0).view_as(weight)
+        return grad_y, grad_weight, None, None
+
+
+def _calls_for_modules(module: nn.Module, compress: nn.Module) -> bool:
+    """Whether the modules are to be called, whatever autograd keeps."""
+    return (
+        _is_compiling()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled()
+        or torch.is_autocast_cpu_enabled()
+        or bool(module._forward_hooks or module._forward_pre_hooks)
+        or not is_plain_conv(compress)
+        or compress.bias is not None
+    )
+
+
 def norm_and_compress(
     norm: nn.Module, compress: nn.Module, u: Tensor
 ) -> Tuple[Tensor, Tensor, bool]:
@@ -80,26 +124,18 @@ def norm_and_compress(
     Returns:
         y, (N, C, H, W); C1(y), (N, k, H, W); False if y may be overwritten.
     """
-    if not (torch.is_grad_enabled() and u.requires_grad):
-        y = norm(u)
-        return y, compress(y), False
+    needs_gradient = torch.is_grad_enabled() and u.requires_grad
     if (
-        _is_compiling()
-        or torch.jit.is_tracing()
-        or torch.is_autocast_enabled()
-        or torch.is_autocast_cpu_enabled()
+        not needs_gradient
+        or _calls_for_modules(norm, compress)
         or type(norm) is not nn.BatchNorm2d
-        or norm._forward_hooks
-        or norm._forward_pre_hooks
         or not norm.affine
         or norm.running_mean is None
         or norm.running_var is None
         or norm.momentum is None
-        or not is_plain_conv(compress)
-        or compress.bias is not None
     ):
         y = norm(u)
-        return y, compress(y), True
+        return y, compress(y), torch.is_grad_enabled()
     # What nn.BatchNorm2d does, with its statistics.
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -118,4 +154,27 @@ def norm_and_compress(
     update = _CompressNormed.apply(
         y, compress.weight, u.detach(), mean, invstd, norm.weight, norm.bias
     )
+    return y, update, False
+
+
+def scale_and_compress(
+    attention: ChannelAttention, compress: nn.Module, n: Tensor
+) -> Tuple[Tensor, Tensor, bool]:
+    """``y = attention(n)``, ``compress(y)``, and whether y is kept for the latter.
+
+    Args:
+        attention: The attention that ends a residual branch.
+        compress: C1.
+        n: What it reads, (N, C, H, W).
+
+    Returns:
+        As :func:`norm_and_compress`.
+    """
+    needs_gradient = torch.is_grad_enabled() and n.requires_grad
+    if not needs_gradient or _calls_for_modules(attention, compress):
+        y = attention(n)
+        return y, compress(y), torch.is_grad_enabled()
+    scale = attention.scale(n)
+    y = n * scale[:, :, None, None]
+    update = _CompressScaled.apply(y, compress.weight, n.detach(), scale.detach())
     return y, update, False

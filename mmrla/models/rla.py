@@ -271,7 +271,7 @@ class RLAUnit(WiringRecord):
     def forward(
         self,
         t: int,
-        residual: Optional[Tensor],
+        residual: Tensor,
         identity: Optional[Tensor],
         output: Tensor,
         state: State,
@@ -293,7 +293,7 @@ class RLAUnit(WiringRecord):
         return self.advance(t, update, state)
 
     def select(
-        self, residual: Optional[Tensor], identity: Optional[Tensor], output: Tensor
+        self, residual: Tensor, identity: Optional[Tensor], output: Tensor
     ) -> Optional[Tensor]:
         """What is summarised of a block, all (N, C, H, W)."""
         sources = dict(residual=residual, identity=identity, output=output)

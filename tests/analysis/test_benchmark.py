@@ -41,7 +41,7 @@ def test_ratios_are_to_the_first_network(
     """With a clock that says 1 s for the first network and 3 s for the other."""
     order = []
 
-    def timed(step: Any, device: str) -> float:
+    def timed(step: Any, form: Form) -> float:
         step()
         order.append(step)
         return 1.0 if step is order[0] else 3.0

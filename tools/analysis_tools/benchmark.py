@@ -76,6 +76,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=3)
     parser.add_argument('--threads', type=int, help='CPU threads of torch')
     parser.add_argument(
+        '--cpu-time',
+        action='store_true',
+        help='time that the CPU works; with --threads 1 for a machine that is not idle',
+    )
+    parser.add_argument(
         '--profile', action='store_true', help='print the time by operator too'
     )
     parser.add_argument('--out', help='folder for benchmark.json and benchmark.png')
@@ -90,6 +95,8 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--{name.replace("_", "-")} {value} is not positive')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: this machine has no GPU that torch can use')
+    if args.device == 'cuda' and args.cpu_time:
+        parser.error('--cpu-time is for --device cpu')
     if args.device == 'cpu' and args.precision == 'fp16':
         parser.error('--precision fp16 needs --device cuda; on the CPU: fp32 or bf16')
     return args
@@ -153,9 +160,8 @@ def plot(results: List[Timing], form: Form, path: Path) -> None:
         axes.text(r.spread[1] + 0.008, row, f'{r.ratio:.3f}', va='center')
     axes.set_xlabel(f'time of a step, relative to {results[0].name}')
     options = [form.mode, form.device, form.precision, f'batch {form.batch_size}']
-    options += [
-        name for name in ('channels_last', 'compile', 'deploy') if getattr(form, name)
-    ]
+    flags = ('channels_last', 'compile', 'deploy', 'cpu_time')
+    options += [name for name in flags if getattr(form, name)]
     axes.set_title(', '.join(options), fontsize=10)
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
@@ -189,6 +195,7 @@ def main() -> None:
         deploy=args.deploy,
         batch_size=args.batch_size,
         shape=tuple(shape),
+        cpu_time=args.cpu_time,
     )
     tty = sys.stderr.isatty()
 

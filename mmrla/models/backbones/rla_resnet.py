@@ -12,8 +12,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive, check_range
-from ..compress import norm_and_compress
-from ..layers import build_attention
+from ..compress import norm_and_compress, scale_and_compress
+from ..layers import ChannelAttention, build_attention
 from ..rla import conv_with_hidden
 from ..stage import RLABlock
 from .base import AttentionCfg, RLABackbone, attention_of_stage
@@ -99,8 +99,11 @@ class Bottleneck(RLABlock):
         self, y: Tensor, compress: Optional[nn.Module] = None
     ) -> Tuple[Tensor, Optional[Tensor], bool]:
         """Norm and attention: the residual; and C1 of it."""
-        if compress is not None and isinstance(self.attention, nn.Identity):
-            return norm_and_compress(self.bn3, compress, y)
+        if compress is not None:
+            if isinstance(self.attention, nn.Identity):
+                return norm_and_compress(self.bn3, compress, y)
+            if isinstance(self.attention, ChannelAttention):
+                return scale_and_compress(self.attention, compress, self.bn3(y))
         return super().end(self.attention(self.bn3(y)), compress)
 
 

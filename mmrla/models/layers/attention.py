@@ -16,8 +16,20 @@ from torch import Tensor, nn
 from ..checks import check_positive
 
 
+class ChannelAttention(BaseModule):
+    """Attention that scales channels; a subclass says by how much."""
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Weights (N, C) of the channels of x, (N, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) scaled by a weight for each image and channel."""
+        return x * self.scale(x)[:, :, None, None]
+
+
 @MODELS.register_module()
-class SELayer(BaseModule):
+class SELayer(ChannelAttention):
     """Squeeze-and-excitation: two linear layers without bias.
 
     Args:
@@ -40,15 +52,14 @@ class SELayer(BaseModule):
         self.fc1 = nn.Linear(in_channels, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, in_channels, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) scaled by a weight for each image and channel."""
+    def scale(self, x: Tensor) -> Tensor:
+        """Weights (N, C) of the channels of x, (N, C, H, W)."""
         weight = torch.relu(self.fc1(x.mean((2, 3))))
-        weight = torch.sigmoid(self.fc2(weight))
-        return x * weight[:, :, None, None]
+        return torch.sigmoid(self.fc2(weight))
 
 
 @MODELS.register_module()
-class ECALayer(BaseModule):
+class ECALayer(ChannelAttention):
     """Efficient channel attention: a 1-D conv across the channels' means.
 
     Args:
@@ -78,10 +89,10 @@ class ECALayer(BaseModule):
             raise ValueError(f'kernel_size={kernel_size} is not odd')
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) scaled by a weight for each image and channel."""
+    def scale(self, x: Tensor) -> Tensor:
+        """Weights (N, C) of the channels of x, (N, C, H, W)."""
         weight = self.conv(x.mean((2, 3)).unsqueeze(1)).squeeze(1)
-        return x * torch.sigmoid(weight)[:, :, None, None]
+        return torch.sigmoid(weight)
 
 
 @MODELS.register_module()

@@ -1,16 +1,18 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What every RLA backbone must do, over one table of networks."""
 
-from typing import Dict
+from typing import Any, Dict, List
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from mmrla.models import RLANeck
 
 from .conftest import CASES, PLAIN, Case
 
+COMPILED = [c for c in CASES if c.name in ('resnet-v1', 'resnet-v3', 'mobilenet')]
 all_cases = pytest.mark.parametrize('case', CASES + PLAIN, ids=lambda c: c.name)
 rla_cases = pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
 
@@ -77,6 +79,72 @@ def test_odd_sizes(case: Case, size: tuple) -> None:
         assert out.shape[1] == model.out_channels[i]
     if 'dilated' not in case.name:
         assert outs[-1].shape[2:] == (-(-height // 32), -(-width // 32))
+
+
+@all_cases
+@pytest.mark.parametrize('norm_eval', [False, True])
+def test_no_shorter_way_changes_a_gradient(case: Case, norm_eval: bool) -> None:
+    """Modules with hooks are called: concatenation, and C1 of the residual itself."""
+    x = torch.randn(2, 3, 64, 64, dtype=torch.double)
+    results: List[Dict[str, Any]] = []
+    for watch in (False, True):
+        model = case.build(norm_eval=norm_eval, zero_init_residual=False).double()
+        for module in model.train().modules() if watch else ():
+            module.register_forward_hook(lambda *args: None)
+        (out,) = model(x)
+        out.square().mean().backward()
+        results.append(
+            {
+                'out': out,
+                **dict(model.named_buffers()),
+                **{n: p.grad for n, p in model.named_parameters()},
+            }
+        )
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-6, atol=1e-9)
+
+
+@all_cases
+def test_channels_last_changes_no_output(case: Case) -> None:
+    model = case.build(zero_init_residual=False).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        (expected,) = model(x)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        (out,) = model(x.contiguous(memory_format=torch.channels_last))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('case', COMPILED, ids=lambda c: c.name)
+def test_compiles_as_one_graph_for_all_batch_sizes(case: Case, training: bool) -> None:
+    torch._dynamo.reset()
+    model = case.build(out_indices=(1,), return_hidden=True, zero_init_residual=False)
+    model.train(training)
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    for batch_size in (2, 3, 5):
+        x = torch.randn(batch_size, 3, 32, 32)
+        for a, b in zip(compiled(x), model(x)):
+            torch.testing.assert_close(a, b)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', COMPILED, ids=lambda c: c.name)
+def test_inductor_changes_no_gradient(case: Case) -> None:
+    torch._dynamo.reset()
+    model = case.build(return_hidden=True, zero_init_residual=False).train()
+    x = torch.randn(2, 3, 64, 64)
+    grads: List[Dict[str, Any]] = []
+    for forward in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        sum(out.square().mean() for out in forward(x)).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        scale = grad.abs().max().item()
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-3, atol=1e-3 * scale)
 
 
 @all_cases
