@@ -271,30 +271,36 @@ class DeployedStage(nn.Module):
         self.joint.append(nn.Identity() if joint is None else joint)
         self.compress.append(nn.Identity() if compress is None else compress)
 
+    def step(
+        self, t: int, x: Tensor, state: State, first: Optional[Tensor]
+    ) -> Tuple[Tensor, State, Optional[Tensor]]:
+        """x, the state, and the next block's first conv of x, after block t."""
+        block = self.blocks[t]
+        unit = self.rla if t < self.num_updates else None
+        source = None if unit is None else unit.integration.source
+        h = state[0] if state is not None and self.exchange else None
+        y, identity, update = block.branch(x, h, first)
+        if source == 'residual' and update is None:
+            # Before the addition overwrites the residual.
+            update = self.compress[t](y)
+        if identity is not None:
+            y = y + identity if y.requires_grad else y.add_(identity)
+        x = block.block.act(y)
+        if unit is None:
+            return x, state, None
+        joint, first = self.joint[t], None
+        if isinstance(joint, nn.Conv2d):
+            k = unit.rla_channels
+            first, update = joint(x).split((joint.out_channels - k, k), dim=1)
+        elif update is None:
+            update = self.compress[t](x if source == 'output' else identity)
+        return x, unit.advance(t, update, state), first
+
     def forward(self, x: Tensor, state: State = None) -> Tuple[Tensor, State]:
         """As :meth:`mmrla.models.RLAStage.forward`."""
         first: Optional[Tensor] = None
-        for t, block in enumerate(self.blocks):
-            h = state[0] if state is not None and self.exchange else None
-            y, identity, update = block.branch(x, h, first)
-            first = None
-            unit = self.rla if t < self.num_updates else None
-            source = None if unit is None else unit.integration.source
-            if source == 'residual' and update is None:
-                # Before the addition overwrites the residual.
-                update = self.compress[t](y)
-            if identity is not None:
-                y = y + identity if y.requires_grad else y.add_(identity)
-            x = block.block.act(y)
-            if unit is None:
-                continue
-            joint = self.joint[t]
-            if isinstance(joint, nn.Conv2d):
-                k = unit.rla_channels
-                first, update = joint(x).split((joint.out_channels - k, k), dim=1)
-            elif update is None:
-                update = self.compress[t](x if source == 'output' else identity)
-            state = unit.advance(t, update, state)
+        for t in range(len(self.blocks)):
+            x, state, first = self.step(t, x, state, first)
         return x, state
 
 

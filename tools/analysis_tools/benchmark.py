@@ -162,7 +162,7 @@ def plot(results: List[Timing], form: Form, path: Path) -> None:
     options = [form.mode, form.device, form.precision, f'batch {form.batch_size}']
     flags = ('channels_last', 'compile', 'deploy', 'cpu_time')
     options += [name for name in flags if getattr(form, name)]
-    axes.set_title(', '.join(options), fontsize=10)
+    axes.set_title(', '.join(options), fontsize=10, loc='right')
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
