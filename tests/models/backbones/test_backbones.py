@@ -89,7 +89,8 @@ def test_no_shorter_way_changes_a_gradient(case: Case, norm_eval: bool) -> None:
     results: List[Dict[str, Any]] = []
     for watch in (False, True):
         model = case.build(norm_eval=norm_eval, zero_init_residual=False).double()
-        for module in model.train().modules() if watch else ():
+        model.train()
+        for module in model.modules() if watch else ():
             module.register_forward_hook(lambda *args: None)
         (out,) = model(x)
         out.square().mean().backward()
@@ -113,7 +114,7 @@ def test_channels_last_changes_no_output(case: Case) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         (out,) = model(x.contiguous(memory_format=torch.channels_last))
     assert out.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    assert (out - expected).abs().max() / expected.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize('training', [True, False])
