@@ -173,7 +173,7 @@ def test_dual_path_adds_and_appends() -> None:
     block = model.layer2.blocks[1]
     x = torch.randn(2, 32 + 9, 8, 8)
     with torch.no_grad():
-        y, identity, out = block(x)
+        y, identity, out, _ = block(x)
     assert torch.equal(identity, x)
     assert y.shape[1] == 32 + 3
     assert torch.equal(out[:, :32], x[:, :32] + y[:, :32])
