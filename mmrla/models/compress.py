@@ -98,6 +98,11 @@ class _CompressScaled(torch.autograd.Function):
         return grad_y, grad_weight, None, None
 
 
+def may_be_kept() -> bool:
+    """Whether autograd may keep what a conv reads; the same throughout a trace."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing()
+
+
 def _calls_for_modules(module: nn.Module, compress: nn.Module) -> bool:
     """Whether the modules are to be called, whatever autograd keeps."""
     return (
@@ -135,7 +140,7 @@ def norm_and_compress(
         or norm.momentum is None
     ):
         y = norm(u)
-        return y, compress(y), torch.is_grad_enabled()
+        return y, compress(y), may_be_kept()
     # What nn.BatchNorm2d does, with its statistics.
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -173,7 +178,7 @@ def scale_and_compress(
     needs_gradient = torch.is_grad_enabled() and n.requires_grad
     if not needs_gradient or _calls_for_modules(attention, compress):
         y = attention(n)
-        return y, compress(y), torch.is_grad_enabled()
+        return y, compress(y), may_be_kept()
     scale = attention.scale(n)
     y = n * scale[:, :, None, None]
     update = _CompressScaled.apply(y, compress.weight, n.detach(), scale.detach())

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .compress import may_be_kept
 from .rla import RLAUnit, State
 
 
@@ -73,7 +74,7 @@ class RLABlock(BaseModule):
         """
         if compress is None:
             return y, None, False
-        return y, compress(y), torch.is_grad_enabled()
+        return y, compress(y), may_be_kept()
 
     def forward(
         self,
