@@ -117,6 +117,7 @@ def test_channels_last_changes_no_output(case: Case) -> None:
     assert (out - expected).abs().max() / expected.abs().max() < 1e-4
 
 
+@pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason='no torch.compile')
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('case', COMPILED, ids=lambda c: c.name)
 def test_compiles_as_one_graph_for_all_batch_sizes(case: Case, training: bool) -> None:
@@ -130,22 +131,6 @@ def test_compiles_as_one_graph_for_all_batch_sizes(case: Case, training: bool) -
         for a, b in zip(compiled(x), model(x)):
             torch.testing.assert_close(a, b)
     assert counter.frame_count == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('case', COMPILED, ids=lambda c: c.name)
-def test_inductor_changes_no_gradient(case: Case) -> None:
-    torch._dynamo.reset()
-    model = case.build(return_hidden=True, zero_init_residual=False).train()
-    x = torch.randn(2, 3, 64, 64)
-    grads: List[Dict[str, Any]] = []
-    for forward in (model, torch.compile(model, fullgraph=True)):
-        model.zero_grad()
-        sum(out.square().mean() for out in forward(x)).backward()
-        grads.append({n: p.grad for n, p in model.named_parameters()})
-    for name, grad in grads[0].items():
-        scale = grad.abs().max().item()
-        torch.testing.assert_close(grads[1][name], grad, rtol=1e-3, atol=1e-3 * scale)
 
 
 @all_cases
