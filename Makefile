@@ -1,32 +1,41 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 
-# Which Python .venv is made with; empty: the first of 3.11, 3.10, 3.9 there is.
+# Which stack: empty or default for requirements.txt in .venv, NAME for
+# requirements/stacks/NAME.txt in .venv-NAME.
+STACK ?=
+STACKS := default $(patsubst requirements/stacks/%.txt,%,$(wildcard requirements/stacks/*.txt))
+# Which Python the environment is made with; empty: the newest there is of those that
+# the stack's file names.
 PYTHON ?=
 # More arguments for pytest: make test ARGS='-k rla -x'
 ARGS ?=
 
-PY := .venv/bin/python
+SUFFIX := $(if $(filter-out default,$(STACK)),-$(STACK))
+PY := .venv$(SUFFIX)/bin/python
+RUN_DEMO = $(PY) demo/run_demo.py --work-dir work_dirs/demo$(SUFFIX)
+RUN_TESTS = $(PY) -m pytest -q -n auto --dist loadfile
 export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all lint compatibility clean
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
-	    while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	    while IFS='|' read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
+	@echo '  make TARGET STACK=NAME  with another stack: $(STACKS)'
 
 setup: ## Make or mend .venv with the pinned stack and mmrla (first run: mmcv may be compiled)
-	@bash requirements/setup_venv.sh
+	@bash requirements/setup_venv.sh '$(STACK)'
 
 demo: setup ## Train and evaluate an RLA detector on scenes of real digits, on the CPU
-	@$(PY) demo/run_demo.py
+	@$(RUN_DEMO)
 
 test: setup ## Run the tests that .ci/run runs
-	@$(PY) -m pytest -q -n auto --dist loadfile -m 'not slow' $(ARGS)
+	@$(RUN_TESTS) -m 'not slow' $(ARGS)
 
 test-all: setup ## Run all tests, the slow ones too
-	@$(PY) -m pytest -q -n auto --dist loadfile $(ARGS)
+	@$(RUN_TESTS) $(ARGS)
 
 lint: setup ## Check style, types and safety
 	@$(PY) -m ruff check .
@@ -34,6 +43,14 @@ lint: setup ## Check style, types and safety
 	@$(PY) -m mypy
 	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo requirements setup.py
 
-clean: ## Delete caches and build folders; .venv, data and work_dirs stay
+compatibility: setup ## Run tests and demo of a stack for the table of stacks in README
+	@rm -f work_dirs/tests$(SUFFIX).xml
+	-@$(RUN_TESTS) -m 'not slow' --junitxml work_dirs/tests$(SUFFIX).xml \
+	    --deselect tests/test_stacks.py::test_record_is_of_the_pinned_versions
+	-@$(RUN_DEMO) --fresh
+	@$(PY) tools/misc/update_compatibility.py $(or $(STACK),default) \
+	    --tests work_dirs/tests$(SUFFIX).xml --demo work_dirs/demo$(SUFFIX)
+
+clean: ## Delete caches and build folders; environments, data and work_dirs stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +

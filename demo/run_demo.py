@@ -517,11 +517,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             put_aside(args.work_dir)
         if changed:
             cfg = save_config(cfg, args.work_dir)
+        in_one_go = not read_scalars(args.work_dir)
         checkpoint = train(cfg, params, target, args.work_dir, lock)
         say('[3/4] Evaluation on scenes of digits that it has never seen')
         metrics = evaluate(cfg, checkpoint, args.work_dir, lock)
         say('[4/4] Pictures')
         pictures = draw(args.data_dir, args.work_dir)
+        if in_one_go:
+            outcome = {**metrics, 'seconds': round(time.monotonic() - start)}
+            write_state(args.work_dir, **read_state(args.work_dir), outcome=outcome)
     say()
     say(f'Finished in {clock(time.monotonic() - start)}. What there is now:')
     for line in [f'checkpoint                {shown(checkpoint)}', *pictures]:

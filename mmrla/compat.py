@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
-__all__ = ['RANGES', 'VersionConflictError', 'check_versions']
+__all__ = ['RANGES', 'VersionConflictError', 'check_versions', 'describe', 'family']
 
 # Import name -> distributions that provide it, the preferred one first, with
 # the versions that work. OneDL distributions are told by their prefix.
@@ -45,6 +45,9 @@ RANGES: Dict[str, Dict[str, str]] = {
 }
 OPTIONAL = ('mmdet', 'mmpretrain')
 ONEDL = 'onedl-'
+
+# What is found of each module of RANGES: more than one is a conflict.
+Found = Dict[str, List['Installed']]
 
 
 class VersionConflictError(RuntimeError):
@@ -83,6 +86,10 @@ def _source_version(module: str) -> Optional[str]:
     return match.group(1) if match else None
 
 
+def _find_all() -> Found:
+    return {module: _find(module) for module in RANGES}
+
+
 def _find(module: str) -> List[Installed]:
     """All distributions in the environment that provide a module."""
     versions = [(dist, _version(dist)) for dist in RANGES[module]]
@@ -107,15 +114,39 @@ def _install(*requirements: str) -> str:
     return f'pip install{flag} ' + ' '.join(f"'{r}'" for r in requirements)
 
 
-def _needed(module: str, found: Dict[str, List[Installed]]) -> str:
+def _family(found: Found) -> str:
+    names = {
+        'OneDL' if d.dist.startswith(ONEDL) else 'OpenMMLab'
+        for module, dists in found.items()
+        for d in dists
+        if module != 'torch'
+    }
+    return ' and '.join(sorted(names)) or 'no'
+
+
+def family() -> str:
+    """Who made the installed packages: 'OpenMMLab', 'OneDL', both or 'no' one."""
+    return _family(_find_all())
+
+
+def describe() -> str:
+    """The packages that mmrla works on and their family, in one line."""
+    found = _find_all()
+    numpy = _version('numpy')
+    names = [str(d) for dists in found.values() for d in dists]
+    names += [f'numpy {numpy}'] if numpy else []
+    return f'{_family(found)} packages: {", ".join(names)}'
+
+
+def _needed(module: str, found: Found) -> str:
     """The requirement to name for a module, of the family that is in use."""
-    onedl = any(d.dist.startswith(ONEDL) for dists in found.values() for d in dists)
+    onedl = 'OneDL' in _family(found)
     dists = RANGES[module]
     dist = next((d for d in dists if onedl and d.startswith(ONEDL)), next(iter(dists)))
     return dist + dists[dist]
 
 
-def _conflicts(found: Dict[str, List[Installed]]) -> List[str]:
+def _conflicts(found: Found) -> List[str]:
     conflicts = []
     for module, dists in found.items():
         needed = _needed(module, found)
@@ -140,7 +171,7 @@ def _conflicts(found: Dict[str, List[Installed]]) -> List[str]:
     return conflicts
 
 
-def _pair_conflicts(found: Dict[str, List[Installed]]) -> List[str]:
+def _pair_conflicts(found: Found) -> List[str]:
     """Packages that are fine each, but not together."""
     conflicts = []
     one = {module: dists[0] for module, dists in found.items() if dists}
@@ -179,14 +210,18 @@ def check_versions() -> None:
 
     Raises:
         VersionConflictError: A needed package is missing, out of range, there
-            twice, or does not go with another one. The message names for each
-            what is installed, what is needed and the command to get it.
+            twice, or does not go with another one. The message says which family
+            was found and names for each package what is installed, what is needed
+            and the command to get it.
     """
     if importlib.util.find_spec('packaging') is None:
         raise VersionConflictError(
             f'mmrla needs packaging, which is not installed: {_install("packaging")}'
         )
-    found = {module: _find(module) for module in RANGES}
+    found = _find_all()
     conflicts = _conflicts(found) or _pair_conflicts(found)
     if conflicts:
-        raise VersionConflictError('mmrla cannot be imported: ' + '; '.join(conflicts))
+        raise VersionConflictError(
+            f'mmrla cannot be imported ({_family(found)} packages found): '
+            + '; '.join(conflicts)
+        )

@@ -27,7 +27,7 @@ from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-# Distributions whose files another one overwrites on purpose (headless.txt).
+# Distributions whose files another one of the same version overwrites on purpose.
 OVERLAID = {'opencv-python': 'opencv-python-headless'}
 SHOWN = 8
 
@@ -64,6 +64,9 @@ def check_requirements(paths: List[str]) -> List[Problem]:
         if not requirement.specifier.contains(version, prereleases=True):
             text = f'{requirement.name} {version} is there, '
             problems.append((f'{text}{wanted_by} needs {requirement}', 'install'))
+        if requirement.name in OVERLAID:
+            overlay = Requirement(f'{OVERLAID[requirement.name]}=={version}')
+            pending.append((overlay, requirement.name))
         for line in metadata.requires(requirement.name) or []:
             pending.append((Requirement(line), requirement.name))
     return problems
@@ -133,9 +136,17 @@ def importer(module: str) -> Callable[[], object]:
     return lambda: importlib.import_module(module)
 
 
+def installed_mmcv() -> str:
+    """The requirement for the mmcv that is there, upstream's or OneDL's."""
+    for name in ('mmcv', 'onedl-mmcv'):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f'{name}=={metadata.version(name)}'
+    return 'mmcv'
+
+
 def check_imports() -> List[Problem]:
     """Import what everything here needs."""
-    mmcv = f'mmcv=={metadata.version("mmcv")}'
+    mmcv = installed_mmcv()
     steps: List[Tuple[str, Callable[[], object], str]] = [
         (name, importer(name), 'install')
         for name in ('torch', 'torchvision', 'cv2', 'mmengine', 'mmcv')

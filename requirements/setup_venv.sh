@@ -3,14 +3,16 @@
 #
 # Makes .venv at the top of the repository, or mends it: `make setup`.
 #
-#   requirements/setup_venv.sh
+#   requirements/setup_venv.sh [STACK]
 #
-#   PYTHON=/path/to/python    which Python to use (3.9 to 3.11; default: the first
-#                             of python3.11, python3.10, python3.9 that is there)
+#   STACK                     default (or nothing) for requirements.txt and .venv,
+#                             NAME for requirements/stacks/NAME.txt and .venv-NAME
+#   PYTHON=/path/to/python    which Python to use (default: the first that is there
+#                             of those that the stack's file names)
 #   MMCV_BASE_URL=URL         another site of mmcv wheels, as for mim
 #   MAX_JOBS=N                compilers at a time for mmcv (default: all cores)
 #
-# A stamp in .venv says for which requirement files it was completed. With the
+# A stamp in the environment says for which requirement files it was completed. With the
 # right stamp and a healthy environment (check_venv.py) nothing is installed and
 # no network is needed. Otherwise what is broken is installed again, and if that
 # does not help, everything.
@@ -19,33 +21,55 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$ROOT"
 
-VENV=.venv
-VPY=$VENV/bin/python
-PIP=("$VPY" -m pip)
-STAMP=$VENV/.mmrla-stamp
-LOG=$VENV/setup.log
-PLAN=$VENV/repair-plan.txt
-REQUIREMENTS=(
-    requirements.txt
-    requirements/build.txt
-    requirements/demo.txt
-    requirements/headless.txt
-    requirements/lint.txt
-    requirements/look.txt
-    requirements/tests.txt
-)
-MMCV=$(sed -n 's/^mmcv==\([^ ]*\).*/\1/p' requirements.txt)
-
-unset PYTHONHOME PYTHONPATH FORCE_CUDA
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
-export PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
-
 say() { printf '%s\n' "$*"; }
 fail() {
     say "error: $*" >&2
     exit 1
 }
 elapsed() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
+
+STACK=${1:-default}
+STACKS=$(cd requirements/stacks && printf '%s\n' default *.txt | sed 's/\.txt$//')
+grep -qxF -e "$STACK" <<<"$STACKS" ||
+    fail "STACK=$STACK is not known; there are ${STACKS//$'\n'/, } (requirements/stacks)"
+VENV=.venv
+PINS=requirements.txt
+if [[ $STACK != default ]]; then
+    VENV=.venv-$STACK
+    PINS=requirements/stacks/$STACK.txt
+fi
+VPY=$VENV/bin/python
+PIP=("$VPY" -m pip)
+STAMP=$VENV/.mmrla-stamp
+LOG=$VENV/setup.log
+PLAN=$VENV/repair-plan.txt
+REQUIREMENTS=(
+    "$PINS"
+    requirements/build.txt
+    requirements/demo.txt
+    requirements/lint.txt
+    requirements/look.txt
+    requirements/tests.txt
+)
+# Newest first, as the stack's file has them
+read -r -a PYTHONS <<<"$(sed -n 's/^# Pythons: //p' "$PINS")"
+PYTHON_RANGE="${PYTHONS[-1]} to ${PYTHONS[0]}"
+DEBIAN=python${PYTHONS[0]}
+MMCV=$(sed -n 's/^\(\(onedl-\)\?mmcv==[^ ;]*\).*/\1/p' "$PINS")
+MMCV_NAME=${MMCV%%==*}
+MMCV_VERSION=${MMCV##*==}
+MMCV_WHEEL=${MMCV_NAME//-/_}-$MMCV_VERSION
+# pip's cache does not tell for which torch it holds a wheel.
+MMCV_PIP=("${PIP[@]}")
+if [[ $STACK != default ]]; then
+    MMCV_PIP+=(--cache-dir "${PIP_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/pip}/mmrla-$STACK")
+fi
+# Installed over opencv-python, of the same version.
+HEADLESS=opencv-python-headless==$(sed -n 's/^opencv-python==\([^ ;]*\).*/\1/p' "$PINS")
+
+unset PYTHONHOME PYTHONPATH FORCE_CUDA
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
+export PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
 
 # step TEXT COMMAND...: runs a command into the log, with a sign of life each
 # minute (for a compilation the files done) and the log's end if it fails.
@@ -86,11 +110,15 @@ fingerprint() {
     } | sha256sum | cut -d ' ' -f 1
 }
 
+supported() {
+    "$1" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1:])' \
+        "${PYTHONS[@]}" 2>/dev/null
+}
+
 # A Python that runs, of the version asked for, made where it lies now.
 usable() {
     local wanted
-    "$VPY" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))' \
-        2>/dev/null || return 1
+    supported "$VPY" || return 1
     head -n 2 "$VENV/bin/pip" 2>/dev/null | grep -qF "$ROOT/$VENV/bin/" || return 1
     if [[ -n ${PYTHON:-} ]]; then
         wanted=$("$PYTHON" -c 'import sys; print(sys.version_info[:2])') || return 1
@@ -109,17 +137,16 @@ try:
     import ensurepip, venv
 except ImportError:
     sys.exit(1)
-if not (3, 9) <= sys.version_info < (3, 12):
-    sys.exit(1)
 print(getattr(sys, "_base_executable", sys.executable))
 print(os.path.join(sysconfig.get_path("include"), "Python.h"))'
     if [[ -n ${PYTHON:-} ]]; then
-        found=$("$PYTHON" -c "$probe" 2>/dev/null) ||
-            fail "PYTHON=$PYTHON is not a Python 3.9 to 3.11 with venv and ensurepip"
+        { supported "$PYTHON" && found=$("$PYTHON" -c "$probe" 2>/dev/null); } ||
+            fail "PYTHON=$PYTHON is not a Python $PYTHON_RANGE with venv and ensurepip"
         head -n 1 <<<"$found"
         return
     fi
-    for candidate in python3.11 python3.10 python3.9 python3 python; do
+    for candidate in "${PYTHONS[@]/#/python}" python3 python; do
+        supported "$candidate" || continue
         found=$("$candidate" -c "$probe" 2>/dev/null) || continue
         header=$(tail -n 1 <<<"$found")
         found=$(head -n 1 <<<"$found")
@@ -129,8 +156,8 @@ print(os.path.join(sysconfig.get_path("include"), "Python.h"))'
         fi
         fallback=${fallback:-$found}
     done
-    [[ -n $fallback ]] || fail "no Python 3.9 to 3.11 with venv and ensurepip (on Debian" \
-        "the packages python3.11, python3.11-venv, python3.11-dev); install one, or name" \
+    [[ -n $fallback ]] || fail "no Python $PYTHON_RANGE with venv and ensurepip (on" \
+        "Debian the packages $DEBIAN, $DEBIAN-venv, $DEBIAN-dev); install one, or name" \
         "one: make PYTHON=/path/to/python"
     printf '%s\n' "$fallback"
 }
@@ -141,7 +168,7 @@ registry_answers() {
     local probe status=0
     probe=$(mktemp -d)
     "$1" -m venv "$probe/venv" && "$probe/venv/bin/python" -m pip download --no-deps \
-        --no-cache-dir --retries 1 --timeout 20 -d "$probe" -c requirements.txt \
+        --no-cache-dir --retries 1 --timeout 20 -d "$probe" -c "$PINS" \
         torchvision || status=$?
     rm -rf "$probe"
     return "$status"
@@ -159,43 +186,58 @@ create() {
     "$python" -m venv "$VENV" || fail "$python cannot make a virtual environment"
 }
 
+# Compilers that are told C++20, where torch's headers need it, whatever mmcv asks for:
+# of two -std the last one counts. Prints a compiler to use as CXX.
+cxx20() {
+    local folder
+    folder=$(mktemp -d)
+    printf '#!/bin/sh\nexec %q "$@" -std=c++20\n' "${CXX:-c++}" >"$folder/c++"
+    chmod +x "$folder/c++"
+    printf '%s\n' "$folder/c++"
+}
+
 # install_mmcv [PIP OPTIONS]: a wheel of the mmcv project, of pip's cache, or the
 # compiler's.
 install_mmcv() {
-    local page header
-    page=$("$VPY" requirements/find_mmcv_wheel.py "$MMCV" 2>>"$LOG") || page=
-    if [[ -n $page ]] && step "mmcv $MMCV: the mmcv project's wheel" "${PIP[@]}" install "$@" \
-        -c requirements.txt --only-binary mmcv --find-links "$page" "mmcv==$MMCV"; then
+    local page='' header environment=()
+    if [[ $MMCV_NAME == mmcv ]]; then
+        page=$("$VPY" requirements/find_mmcv_wheel.py "$MMCV_VERSION" 2>>"$LOG") || page=
+    fi
+    if [[ -n $page ]] && step "mmcv $MMCV_VERSION: the mmcv project's wheel" "${PIP[@]}" \
+        install "$@" -c "$PINS" --only-binary mmcv --find-links "$page" "$MMCV"; then
         return
     fi
-    if [[ $("${PIP[@]}" cache list "mmcv-$MMCV" 2>/dev/null) == *"mmcv-$MMCV-"* ]]; then
+    if [[ $("${MMCV_PIP[@]}" cache list "$MMCV_WHEEL" 2>/dev/null) == *"-$MMCV_VERSION-"* ]]; then
         say "  mmcv's wheel site is out of reach; pip's cache has the wheel built before"
     else
         command -v "${CXX:-c++}" >/dev/null || fail "mmcv has to be compiled and there is" \
             "no C++ compiler (${CXX:-c++}); install one (on Debian the package g++)"
         header=$("$VPY" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
         [[ -e $header ]] || fail "mmcv has to be compiled and $header is missing; install" \
-            "Python's headers (on Debian the package python3.11-dev)"
+            "Python's headers (on Debian the package $DEBIAN-dev)"
         say "  mmcv's wheel site is out of reach, so it is compiled: once, about 14 minutes" \
             "on 2 cores"
     fi
-    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} step "mmcv $MMCV" "${PIP[@]}" \
-        install -v "$@" --no-build-isolation -c requirements.txt "mmcv==$MMCV"
+    if grep -qs 'C++20 or later' "$VENV"/lib/python3*/site-packages/torch/include/ATen/ATen.h; then
+        environment=(CXX="$(cxx20)" NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -std=c++20")
+    fi
+    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} step "$MMCV_NAME $MMCV_VERSION" \
+        env "${environment[@]}" "${MMCV_PIP[@]}" install -v "$@" --no-build-isolation -c "$PINS" "$MMCV"
 }
 
 # All is asked for each time: pip is quick, and needs no network, where it is there.
 install() {
-    step "pip, torch, torchvision" "${PIP[@]}" install -c requirements.txt \
+    step "pip, torch, torchvision" "${PIP[@]}" install -c "$PINS" \
         -r requirements/build.txt || return
-    if [[ $("${PIP[@]}" show mmcv 2>/dev/null) != *"Version: $MMCV"$'\n'* ]]; then
+    if [[ $("${PIP[@]}" show "$MMCV_NAME" 2>/dev/null) != *"Version: $MMCV_VERSION"$'\n'* ]]; then
         install_mmcv || return
     fi
     step "mmdet, mmpretrain and the tools of demo, tests and lint" "${PIP[@]}" install \
-        -r requirements.txt -r requirements/demo.txt -r requirements/tests.txt \
+        -r "$PINS" -r requirements/demo.txt -r requirements/tests.txt \
         -r requirements/lint.txt || return
-    step "headless OpenCV" "${PIP[@]}" install -r requirements/headless.txt || return
+    step "headless OpenCV" "${PIP[@]}" install "$HEADLESS" || return
     # After it: grad-cam asks for headless OpenCV, and would have it beneath the other.
-    step "figures" "${PIP[@]}" install -c requirements.txt -r requirements/look.txt || return
+    step "figures" "${PIP[@]}" install -c "$PINS" -r requirements/look.txt || return
     step "mmrla itself" "${PIP[@]}" install --no-deps --no-build-isolation -e .
 }
 
@@ -205,8 +247,8 @@ mend() {
     find "$VENV"/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
     while read -r action what <&3; do
         case $action:$what in
-        rebuild:*) "${PIP[@]}" cache remove mmcv >>"$LOG" 2>&1 || true ;&
-        reinstall:mmcv==*) install_mmcv --force-reinstall --no-deps || return ;;
+        rebuild:*) "${MMCV_PIP[@]}" cache remove "$MMCV_WHEEL" >>"$LOG" 2>&1 || true ;&
+        reinstall:"$MMCV_NAME"==*) install_mmcv --force-reinstall --no-deps || return ;;
         reinstall:mmrla==*) ;; # install does it
         reinstall:*) step "$what again" "${PIP[@]}" install --force-reinstall --no-deps \
             "$what" || return ;;
@@ -220,7 +262,7 @@ finish() {
     say "$VENV is ready after $(elapsed $SECONDS)"
 }
 
-exec 9>.venv.lock
+exec 9>"$VENV.lock"
 if ! flock -n 9; then
     say "Another set-up of $ROOT/$VENV is running; waiting for it"
     flock 9

@@ -127,6 +127,31 @@ def test_names_the_family_in_use(stack):
     assert 'onedl-mmcv>=2.3.0,<3 is needed' in conflict()
 
 
+@pytest.mark.parametrize(
+    ('installed', 'family'),
+    [
+        (UPSTREAM, 'OpenMMLab'),
+        (ONEDL, 'OneDL'),
+        ({**UPSTREAM, 'onedl-mmcv': '2.3.6'}, 'OneDL and OpenMMLab'),
+        ({'torch': '2.1.2'}, 'no'),
+    ],
+)
+def test_tells_the_family(stack, installed, family):
+    stack(installed)
+    assert compat.family() == family
+    text = compat.describe()
+    assert text.startswith(f'{family} packages: torch {installed["torch"]}')
+    for name, version in installed.items():
+        assert f'{name} {version}' in text
+
+
+def test_refusals_tell_the_family(stack):
+    stack({**ONEDL, 'onedl-mmcv': '2.2.0'})
+    assert '(OneDL packages found): onedl-mmcv 2.2.0' in conflict()
+    stack({**UPSTREAM, 'mmcv': '2.2.0'})
+    assert '(OpenMMLab packages found): mmcv 2.2.0' in conflict()
+
+
 def test_names_all_conflicts(stack):
     stack({**UPSTREAM, 'mmcv': '1.7.2', 'mmdet': '2.28.2'})
     message = conflict()

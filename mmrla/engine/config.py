@@ -19,7 +19,8 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .. import zoo
+from .. import compat, zoo
+from ..version import __version__
 from .coco import checked_annotations
 from .errors import DEBUG, UserError, config_errors, one_line
 
@@ -363,6 +364,8 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
+        # MMEngine's own report of the environment leaves these out.
+        runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
         for name in loops:
             loop = getattr(runner, f'{name}_loop')
             for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
