@@ -229,3 +229,26 @@ for registry in (MODELS, DET, PRE):
     assert registry.build(dict(type='RLAResNet', depth=50)) is not None
 """)
     assert done.returncode == 0, done.stderr
+
+
+def test_import_loosens_nothing():
+    """What torch.load may unpickle is for an entry point to say, file by file."""
+    done = run("""
+import os
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+def loading():
+    return (
+        torch.load,
+        getattr(torch.serialization, 'get_safe_globals', list)(),
+        dict(CheckpointLoader._schemes),
+        {k: v for k, v in os.environ.items() if 'TORCH' in k},
+    )
+before = loading()
+import mmrla, mmrla.deploy, mmrla.zoo
+from mmrla import checkpoints, engine
+from mmrla.checkpoints import convert, files
+from mmrla.engine import checkpoint_io, resume, weights
+assert loading() == before, (before, loading())
+""")
+    assert done.returncode == 0, done.stderr

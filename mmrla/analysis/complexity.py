@@ -124,7 +124,15 @@ def _mean(
 
 aten = torch.ops.aten
 #: Operators that the paper's rule counts beyond multiply-adds.
-_NORMS: Dict[Any, Callable[..., int]] = {aten.native_batch_norm: _norm_elements}
+_NORMS: Dict[Any, Callable[..., int]] = dict.fromkeys(
+    (
+        aten.native_batch_norm,
+        # What newer versions of torch take it apart into
+        aten._native_batch_norm_legit,
+        aten._native_batch_norm_legit_no_training,
+    ),
+    _norm_elements,
+)
 _POOLS: Dict[Any, Callable[..., int]] = {
     aten.avg_pool2d: _avg_pool,
     aten._adaptive_avg_pool2d: _adaptive_avg_pool,

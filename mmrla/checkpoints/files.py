@@ -41,8 +41,10 @@ def load_file(path: PathLike) -> Any:
             warnings.filterwarnings('ignore', 'TypedStorage is deprecated')
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises a dozen types on broken files
+        # In the words of torch 2.1, of 2.4 and newer, and of those for modules
+        # that it never allows.
         unsafe = re.search(
-            r'nsupported (?:class|global: GLOBAL) ([\w.]+)', one_line(error)
+            r'nsupported (?:class|global: GLOBAL|GLOBAL) ([\w.]+)', one_line(error)
         )
         if unsafe:
             raise CheckpointError(
