@@ -186,20 +186,26 @@ create() {
     "$python" -m venv "$VENV" || fail "$python cannot make a virtual environment"
 }
 
-# Compilers that are told C++20, where torch's headers need it, whatever mmcv asks for:
-# of two -std the last one counts. Prints a compiler to use as CXX.
-cxx20() {
-    local folder
+# with_cxx20 COMMAND...: where torch's headers need C++20, compilers get it, whatever
+# mmcv asks for: of two -std the last one counts.
+with_cxx20() {
+    local folder status=0
+    if ! grep -qs 'C++20 or later' "$VENV"/lib/*/site-packages/torch/include/ATen/ATen.h; then
+        "$@"
+        return
+    fi
     folder=$(mktemp -d)
-    printf '#!/bin/sh\nexec %q "$@" -std=c++20\n' "${CXX:-c++}" >"$folder/c++"
+    printf '#!/bin/sh\nexec %s "$@" -std=c++20\n' "${CXX:-c++}" >"$folder/c++"
     chmod +x "$folder/c++"
-    printf '%s\n' "$folder/c++"
+    CXX=$folder/c++ NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -std=c++20" "$@" || status=$?
+    rm -r "$folder"
+    return "$status"
 }
 
 # install_mmcv [PIP OPTIONS]: a wheel of the mmcv project, of pip's cache, or the
 # compiler's.
 install_mmcv() {
-    local page='' header environment=()
+    local page='' header
     if [[ $MMCV_NAME == mmcv ]]; then
         page=$("$VPY" requirements/find_mmcv_wheel.py "$MMCV_VERSION" 2>>"$LOG") || page=
     fi
@@ -218,11 +224,9 @@ install_mmcv() {
         say "  mmcv's wheel site is out of reach, so it is compiled: once, about 14 minutes" \
             "on 2 cores"
     fi
-    if grep -qs 'C++20 or later' "$VENV"/lib/python3*/site-packages/torch/include/ATen/ATen.h; then
-        environment=(CXX="$(cxx20)" NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -std=c++20")
-    fi
-    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} step "$MMCV_NAME $MMCV_VERSION" \
-        env "${environment[@]}" "${MMCV_PIP[@]}" install -v "$@" --no-build-isolation -c "$PINS" "$MMCV"
+    MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} with_cxx20 \
+        step "$MMCV_NAME $MMCV_VERSION" "${MMCV_PIP[@]}" install -v "$@" \
+        --no-build-isolation -c "$PINS" "$MMCV"
 }
 
 # All is asked for each time: pip is quick, and needs no network, where it is there.
@@ -288,6 +292,7 @@ fi
 
 create
 install || fail "the set-up is not complete; mend what is named above and run it again"
-# Packages that were cut off by a full disk and the like.
-check || fail "$ROOT/$VENV is not healthy (see above); run it again"
+# Packages that were cut off by a full disk and the like, or a headless OpenCV that
+# another package asked for, so that opencv-python came after it.
+check || { mend && check; } || fail "$ROOT/$VENV is not healthy (see above); run it again"
 finish
