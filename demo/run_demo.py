@@ -524,8 +524,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         say('[4/4] Pictures')
         pictures = draw(args.data_dir, args.work_dir)
         if in_one_go:
-            outcome = {**metrics, 'seconds': round(time.monotonic() - start)}
-            write_state(args.work_dir, **read_state(args.work_dir), outcome=outcome)
+            metrics['seconds'] = round(time.monotonic() - start)
+        state = read_state(args.work_dir)
+        state['outcome'] = {**state.get('outcome', {}), **metrics}
+        write_state(args.work_dir, **state)
     say()
     say(f'Finished in {clock(time.monotonic() - start)}. What there is now:')
     for line in [f'checkpoint                {shown(checkpoint)}', *pictures]:

@@ -144,7 +144,7 @@ def test_recording(monkeypatch, tmp_path, capsys) -> None:
     (tmp_path / 'demo.json').write_text(json.dumps(dict(fingerprint='x')))
     with pytest.raises(SystemExit):
         tool.main(command)
-    assert 'no outcome of a whole run; run demo/run_demo.py' in capsys.readouterr().err
+    assert 'has no outcome; run demo/run_demo.py' in capsys.readouterr().err
 
     outcome = {'coco/bbox_mAP': 0.8125, 'coco/segm_mAP': 0.5, 'seconds': 150}
     (tmp_path / 'demo.json').write_text(json.dumps(dict(outcome=outcome)))

@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from mmrla.engine import SafeCheckpointHook, StepSeedHook, checkpoint_io
@@ -52,6 +53,13 @@ class Score(BaseMetric):
     runner: Runner
 
 
+@pytest.fixture(autouse=True)
+def _same_loaders(monkeypatch):
+    """What reads checkpoints in a run that resumes is forgotten after the test."""
+    schemes = CheckpointLoader._schemes.copy()
+    monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
+
+
 def make_runner(work_dir, epochs=4, resume=None, **hook):
     loader = dict(
         batch_size=2,
@@ -77,6 +85,8 @@ def make_runner(work_dir, epochs=4, resume=None, **hook):
         cfg=Config(dict()),
     )
     Score.runner = runner
+    if resume is not None:
+        checkpoint_io.use_safe_loading(own=str(resume))  # as tools/train.py does
     return runner
 
 

@@ -106,23 +106,24 @@ def tests_of(paths: Sequence[Path]) -> Record:
 
 
 def demo_of(folder: Path) -> Record:
-    """APs and minutes of a demo.
+    """APs of a demo, and its minutes if it was run in one go.
 
     Raises:
-        UserError: If there is none, or not one that was run in one go.
+        UserError: If there is none.
     """
     path = folder / 'demo.json'
     outcome = json.loads(path.read_text()).get('outcome') if path.is_file() else None
     if not outcome:
         raise UserError(
-            f'{path} has no outcome of a whole run; run demo/run_demo.py --fresh '
-            f'--work-dir {folder}'
+            f'{path} has no outcome; run demo/run_demo.py --work-dir {folder}'
         )
-    return dict(
+    record = dict(
         box_ap=round(outcome['coco/bbox_mAP'], 3),
         mask_ap=round(outcome['coco/segm_mAP'], 3),
-        minutes=round(outcome['seconds'] / 60, 1),
     )
+    if 'seconds' in outcome:
+        record['minutes'] = round(outcome['seconds'] / 60, 1)
+    return record
 
 
 def read_records() -> Dict[str, Record]:
