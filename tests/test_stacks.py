@@ -123,10 +123,17 @@ def test_record_is_of_the_pinned_versions(name: str) -> None:
             )
 
 
-JUNIT = (
-    '<testsuites><testsuite name="pytest" errors="{}" failures="{}" skipped="{}" '
-    'tests="{}" time="{}" /></testsuites>'
-)
+def _junit(path: Path, seconds: float, **outcomes: str) -> str:
+    """A file of pytest --junitxml: test -> '', 'failure', 'error' or 'skipped'."""
+    cases = ''.join(
+        f'<testcase classname="tests.test_x" name="{name}">'
+        + (f'<{outcome} message="m">text</{outcome}>' if outcome else '')
+        + '</testcase>'
+        for name, outcome in outcomes.items()
+    )
+    suite = f'<testsuite name="pytest" time="{seconds}">{cases}</testsuite>'
+    path.write_text(f'<testsuites>{suite}</testsuites>')
+    return str(path)
 
 
 def test_recording(monkeypatch, tmp_path, capsys) -> None:
@@ -136,10 +143,11 @@ def test_recording(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(tool, 'RECORDS', tmp_path / 'records.json')
     monkeypatch.setattr(tool, 'ROOT', tmp_path)
     monkeypatch.setattr(tool, 'stack_files', lambda: {'default': tmp_path / 'pins.txt'})
-    (tmp_path / '1.xml').write_text(JUNIT.format(1, 2, 3, 20, 90.0))
-    (tmp_path / '2.xml').write_text(JUNIT.format(0, 0, 1, 5, 30.0))
-    command = ['default', '--tests', str(tmp_path / '1.xml'), str(tmp_path / '2.xml')]
-    command += ['--demo', str(tmp_path)]
+    outcomes = dict(a='', b='failure', c='error', d='skipped', e='failure')
+    parts = [_junit(tmp_path / '1.xml', 90, **outcomes)]
+    parts.append(_junit(tmp_path / '2.xml', 30, e='', f=''))  # e was run again
+    tests = ['default', '--tests', *parts]
+    command = [*tests, '--demo', str(tmp_path)]
 
     (tmp_path / 'demo.json').write_text(json.dumps(dict(fingerprint='x')))
     with pytest.raises(SystemExit):
@@ -150,14 +158,16 @@ def test_recording(monkeypatch, tmp_path, capsys) -> None:
     (tmp_path / 'demo.json').write_text(json.dumps(dict(outcome=outcome)))
     tool.main(command)
     record = json.loads((tmp_path / 'records.json').read_text())['default']
-    assert record['tests'] == dict(passed=18, failed=3, skipped=4, minutes=2.0)
+    assert record['tests'] == dict(passed=3, failed=2, skipped=1, minutes=2.0)
     assert record['demo'] == dict(box_ap=0.812, mask_ap=0.5, minutes=2.5)
     row = readme.read_text().splitlines()[-4]
     assert row.startswith('| [default](pins.txt) | ')
-    assert '| 18, 3, 4 | 0.812, 0.500 | ' in row
+    assert '| 3, 2, 1 | 0.812, 0.500 | ' in row
     assert f' {record["packages"]["torch"]} |' in row
     tool.main(['--check'])
-    readme.write_text(readme.read_text().replace('18, 3', '21, 0'))
+    readme.write_text(readme.read_text().replace('3, 2, 1', '5, 0, 1'))
     with pytest.raises(SystemExit):
         tool.main(['--check'])
     assert 'out of date: README.md' in capsys.readouterr().out
+    tool.main(tests)
+    assert '| 3, 2, 1 | not run | ' in readme.read_text()
