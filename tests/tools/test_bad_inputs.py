@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,8 @@ def told(status: int, line: str, *folders: object) -> str:
     # Python's own words differ from version to version.
     text = re.sub(r'(SyntaxError: ).*?( \(MMRLA_DEBUG)', r'\1...\2', text)
     text = re.sub(r'(TypeError: )\w+\.(__init__)', r'\1\2', text)
+    # The OneDL forks name their own pages.
+    text = text.replace('//onedl-mmengine.', '//mmengine.')
     return f'refused ({status}): {text}'
 
 
@@ -476,6 +479,8 @@ IMAGES: Dict[str, Any] = {
 @pytest.mark.parametrize('name', IMAGES)
 def test_image_files(name, coco, capsys, tmp_path):
     spoil, message = IMAGES[name]
+    if name.startswith('GIF') and int(cv2.__version__.partition('.')[0]) >= 5:
+        pytest.skip('OpenCV 5 reads GIF')
     spoil(coco / 'train' / '003.png')
     refuse_data('Images of a detector', name, message, tmp_path / 'data.py', capsys)
 
