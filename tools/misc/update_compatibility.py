@@ -143,6 +143,8 @@ def read_records() -> Dict[str, Record]:
 
 def table(records: Dict[str, Record]) -> str:
     """The records as a table of Markdown."""
+    if not records:
+        return 'No run is recorded yet.\n'
     head = ['Stack', 'Python', 'torch', 'numpy', 'OpenCV', 'Packages']
     head += ['Tests passed, failed, skipped', 'Demo: box AP, mask AP', 'Run on']
     rows = [head, ['---'] * len(head)]
