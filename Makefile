@@ -4,7 +4,7 @@
 # requirements/stacks/NAME.txt in .venv-NAME.
 STACK ?=
 STACKS := default $(patsubst requirements/stacks/%.txt,%,$(wildcard requirements/stacks/*.txt))
-# Which Python the environment is made with; empty: the newest there is of those that
+# Which Python the environment is made with; empty: the first there is of those that
 # the stack's file names.
 PYTHON ?=
 # More arguments for pytest: make test ARGS='-k rla -x'

@@ -51,9 +51,10 @@ REQUIREMENTS=(
     requirements/look.txt
     requirements/tests.txt
 )
-# Newest first, as the stack's file has them
+# The preferred one first, as the stack's file has them
 read -r -a PYTHONS <<<"$(sed -n 's/^# Pythons: //p' "$PINS")"
-PYTHON_RANGE="${PYTHONS[-1]} to ${PYTHONS[0]}"
+ANY_OF="${PYTHONS[*]}"
+ANY_OF=${ANY_OF// / or }
 DEBIAN=python${PYTHONS[0]}
 MMCV=$(sed -n 's/^\(\(onedl-\)\?mmcv==[^ ;]*\).*/\1/p' "$PINS")
 MMCV_NAME=${MMCV%%==*}
@@ -141,7 +142,7 @@ print(getattr(sys, "_base_executable", sys.executable))
 print(os.path.join(sysconfig.get_path("include"), "Python.h"))'
     if [[ -n ${PYTHON:-} ]]; then
         { supported "$PYTHON" && found=$("$PYTHON" -c "$probe" 2>/dev/null); } ||
-            fail "PYTHON=$PYTHON is not a Python $PYTHON_RANGE with venv and ensurepip"
+            fail "PYTHON=$PYTHON is not a Python $ANY_OF with venv and ensurepip"
         head -n 1 <<<"$found"
         return
     fi
@@ -156,7 +157,7 @@ print(os.path.join(sysconfig.get_path("include"), "Python.h"))'
         fi
         fallback=${fallback:-$found}
     done
-    [[ -n $fallback ]] || fail "no Python $PYTHON_RANGE with venv and ensurepip (on" \
+    [[ -n $fallback ]] || fail "no Python $ANY_OF with venv and ensurepip (on" \
         "Debian the packages $DEBIAN, $DEBIAN-venv, $DEBIAN-dev); install one, or name" \
         "one: make PYTHON=/path/to/python"
     printf '%s\n' "$fallback"
