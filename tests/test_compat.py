@@ -193,14 +193,17 @@ def run(code, *paths):
 
 
 def test_import_refuses(tmp_path):
-    info = tmp_path / 'mmcv-2.2.0.dist-info'
+    dist = 'onedl-mmcv' if compat.family() == 'OneDL' else 'mmcv'
+    info = tmp_path / f'{dist.replace("-", "_")}-2.2.0.dist-info'
     info.mkdir()
-    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: mmcv\nVersion: 2.2.0')
+    text = f'Metadata-Version: 2.1\nName: {dist}\nVersion: 2.2.0'
+    (info / 'METADATA').write_text(text)
     done = run('import mmrla', tmp_path)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('mmrla.compat.VersionConflictError: mmrla cannot be')
-    assert 'mmcv 2.2.0 is installed, mmcv>=2.0.0,<2.2 is needed' in last
+    needed = dist + compat.RANGES['mmcv'][dist]
+    assert f'{dist} 2.2.0 is installed, {needed} is needed' in last
     # MMEngine, too, must pass it on, where it hides ImportErrors.
     build = "from mmengine.registry import MODELS; MODELS.get('mmrla.RLAResNet')"
     done = run(build, tmp_path)
