@@ -121,5 +121,12 @@ def test_plot_of_the_learning_rate(tmp_path, detector_config):
     options = ['--dataset-size', '8', '--save-path', picture, '--not-show']
     done = run(sys.executable, tool, detector_config, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert picture.stat().st_size > 1000
-    assert sorted(p.name for p in Path(tmp_path).iterdir()) == ['lr.png']
+    files = sorted(p.name for p in Path(tmp_path).iterdir())
+    assert files == ['lr.csv', 'lr.png', 'lr.svg']
+    # Warm-up from a tenth over the first of four iterations; two epochs of four.
+    rows = (tmp_path / 'lr.csv').read_text().splitlines()
+    assert rows[0] == 'epoch,lr'
+    values = [tuple(map(float, row.split(','))) for row in rows[1:]]
+    assert [time for time, _ in values] == [i / 4 for i in range(8)]
+    assert [lr for _, lr in values[:2]] == pytest.approx([0.001, 0.004])
+    assert [lr for _, lr in values[3:]] == pytest.approx([0.01] * 5)

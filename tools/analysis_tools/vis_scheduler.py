@@ -2,30 +2,80 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Plot the learning rate, momentum or weight decay of a config's training.
 
-Runs mmpretrain's tool of this name, for mmdet configs too; -h lists its options. The
-number of images sets the iterations in an epoch, so a small one is fast and shows
-the same curve (but for a warm-up that is counted in iterations):
+Runs mmpretrain's tool of this name, for mmdet configs too; -h lists its options. What
+--save-path names is written as PNG, SVG and CSV. The number of images sets the
+iterations in an epoch, so a small one is fast and shows the same curve (but for a
+warm-up that is counted in iterations):
 
     vis_scheduler.py CONFIG --dataset-size 12800 --save-path lr.png --not-show
 """
 
-import runpy
+import argparse
 import sys
 from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Sequence
 
+from mmrla.analysis import plots
 from mmrla.engine.errors import one_line_errors
-from mmrla.engine.upstream import tool_path
+from mmrla.engine.upstream import load_tool
+
+
+def save_curve(
+    values: Sequence[float], args: argparse.Namespace, name: str, epoch: int
+) -> None:
+    """Draw and save a curve.
+
+    Args:
+        values: The value at each iteration.
+        args: Options of mmpretrain's tool.
+        name: What the values are.
+        epoch: Iterations in an epoch; 0 where there are no epochs.
+    """
+    figure, axes = plots.add_figure()
+    unit, length = ('epoch', epoch) if epoch else ('iteration', 1)
+    times = [i / length for i in range(len(values))]
+    axes[0, 0].plot(times, values, **{**plots.line_style(0), 'marker': None})
+    title = args.title or args.config.rpartition('/')[2]
+    axes[0, 0].set(xlabel=unit, ylabel=name.lower(), title=title, ylim=(0, None))
+    files = plots.save(
+        figure,
+        args.save_path.with_suffix(''),
+        (unit, args.parameter),
+        zip(times, values),
+    )
+    print('written:', *files)
+
+
+def use_own_figures(tool: ModuleType) -> None:
+    """Let mmpretrain's tool save figures as all tools here do."""
+    show = tool.plot_curve
+
+    def plot_curve(
+        values: Sequence[float],
+        args: argparse.Namespace,
+        name: str,
+        iters_per_epoch: int,
+        by_epoch: bool = True,
+    ) -> None:
+        if args.save_path:
+            save_curve(values, args, name, iters_per_epoch if by_epoch else 0)
+            args.save_path = None
+        if not args.not_show:
+            show(values, args, name, iters_per_epoch, by_epoch)
+
+    tool.plot_curve = plot_curve  # type: ignore[attr-defined]
 
 
 @one_line_errors
 def main() -> None:
     """Plot."""
-    tool = tool_path('mmpretrain', 'visualization/vis_scheduler.py')
-    sys.argv[0] = str(tool)
+    tool = load_tool('mmpretrain', 'visualization/vis_scheduler.py')
+    use_own_figures(tool)
     with TemporaryDirectory() as work_dir:
         # Of the simulated training only the plot is to stay.
         sys.argv += ['--cfg-options', f'work_dir={work_dir}']
-        runpy.run_path(str(tool), run_name='__main__')
+        tool.main()
 
 
 if __name__ == '__main__':
