@@ -98,7 +98,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--out',
         type=Path,
-        help='file of results, a line of JSON each; configs that it has are skipped',
+        help='file of results, a line of JSON each; those whose loss fell are skipped',
     )
     args = parser.parse_args(argv)
     for pair in args.data:
@@ -216,7 +216,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     known: Dict[str, Result] = {}
     if args.out and args.out.is_file():
         rows = [json.loads(line) for line in args.out.read_text().splitlines()]
-        known = {row['config']: Result(**row) for row in rows}
+        results = [Result(**row) for row in rows]
+        known = {result.config: result for result in results if result.falls}
     bad = []
     for number, name in enumerate(args.configs, start=1):
         path = Path(name)
