@@ -3,13 +3,14 @@
 
 import functools
 import gzip
+import importlib.util
 import json
 import os
 import re
 import socket
 import zlib
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 from unittest import mock
 
 import numpy as np
@@ -26,6 +27,17 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 REPO = Path(__file__).resolve().parents[1]
 SIZE = 64
+
+
+def load_tool(name: str) -> Any:
+    """The module of a tool, like 'misc/update_zoo'."""
+    path = REPO / 'tools' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'tools_{name}', path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

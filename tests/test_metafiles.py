@@ -1,7 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Metafiles, READMEs and model-index.yml against the configs and their networks."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any, Dict, List
@@ -13,21 +12,13 @@ from mmengine.config import Config
 from mmrla.analysis.networks import analyse, build
 from mmrla.checkpoints.published import PUBLISHED
 
+from .conftest import load_tool
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(p for p in ROOT.glob('configs/*') if p.name != '_base_' and p.is_dir())
 
 
-def _load_tool() -> Any:
-    path = ROOT / 'tools/misc/update_zoo.py'
-    spec = importlib.util.spec_from_file_location('update_zoo', path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-update_zoo = _load_tool()
+update_zoo = load_tool('misc/update_zoo')
 
 
 def _meta(folder: Path) -> Dict[str, Any]:

@@ -1,13 +1,12 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The pinned stacks: their files, the choice between them, the table of README."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, Dict
+from typing import Dict
 
 import pytest
 from packaging.requirements import Requirement
@@ -15,20 +14,12 @@ from packaging.specifiers import SpecifierSet
 
 from mmrla import compat
 
+from .conftest import load_tool
+
 ROOT = Path(__file__).parents[1]
 
 
-def _load_tool() -> Any:
-    path = ROOT / 'tools/misc/update_compatibility.py'
-    spec = importlib.util.spec_from_file_location('update_compatibility', path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = _load_tool()
+tool = load_tool('misc/update_compatibility')
 STACKS: Dict[str, Path] = tool.stack_files()
 
 

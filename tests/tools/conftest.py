@@ -1,7 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Running the tools: in this process where that is enough, else as programs."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from ..conftest import load_tool
 
 REPO = Path(__file__).resolve().parents[2]
 TOOLS = REPO / 'tools'
@@ -39,16 +40,6 @@ def isolated():
             manager._instance_dict.update(instances.get(manager, {}))
         CheckpointLoader._schemes = schemes
         torch.set_num_threads(threads)
-
-
-def load_tool(name):
-    """The module of a tool."""
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', TOOLS / f'{name}.py')
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def call(name, *args):
