@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .conftest import BASELINES, FAMILIES, Case, each, settled
+from .conftest import BASELINES, FAMILIES, FAST, Case, each, settled
 
 #: Ours, rather than upstream's with a plugin.
 OURS = [case for case in FAMILIES if case not in BASELINES]
@@ -114,20 +114,37 @@ def test_recomputation_changes_no_gradient_in_training(case: Case) -> None:
         assert torch.equal(grad, grads[1][name]), name
 
 
-@pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason='no torch.compile')
-@each(OURS, fast=('resnet-v1', 'preact-v1', 'densenet-lag'))
-def test_compiled_as_one_graph(case: Case) -> None:
-    """Without what inductor makes of it, which takes minutes a network."""
+can_compile = pytest.mark.skipif(
+    not torch._dynamo.is_dynamo_supported(), reason='no torch.compile'
+)
+
+
+def assert_compiled_equals_eager(case: Case, **kwargs: Any) -> None:
+    """A training step, compiled as one graph."""
     torch._dynamo.reset()
     model = build(case)
     expected = step(model, images())
     grads = {n: g.clone() for n, g in expected[2].items()}
     model.zero_grad()
-    compiled = torch.compile(model, fullgraph=True, backend='eager')
-    outs, _, _ = step(compiled, images())
+    outs, _, _ = step(torch.compile(model, fullgraph=True, **kwargs), images())
     for a, b in zip(outs, expected[0]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for name, param in model.named_parameters():
         assert param.grad is not None
         distance = (param.grad - grads[name]).norm()
         assert distance <= 1e-3 * grads[name].norm(), name  # zero where that is
+
+
+@can_compile
+@each(OURS, fast=('resnet-v1', 'preact-v1', 'densenet-lag'))
+def test_compiled_as_one_graph(case: Case) -> None:
+    """Without what inductor makes of it, which takes minutes a network."""
+    assert_compiled_equals_eager(case, backend='eager')
+
+
+@can_compile
+@pytest.mark.timeout(1800)
+@each([case for case in OURS if case.name in FAST], fast=())
+def test_what_inductor_generates(case: Case) -> None:
+    """The code that a user's ``--compile`` runs, one network of each family."""
+    assert_compiled_equals_eager(case)

@@ -99,6 +99,22 @@ def preact_resnets(draw: Any) -> Dict[str, Any]:
 
 
 @st.composite
+def xceptions(draw: Any) -> Dict[str, Any]:
+    """Arguments of RLAXception."""
+    widths = st.integers(2, 8)
+    return dict(
+        type='RLAXception',
+        in_channels=draw(st.sampled_from([1, 3, 4])),
+        stem_channels=[draw(widths) for _ in range(2)],
+        entry_channels=[draw(widths) for _ in range(3)],
+        num_middle_blocks=draw(st.integers(0, 2)),
+        exit_channels=[draw(widths) for _ in range(3)],
+        out_indices=_indices(draw, 3),
+        **_wiring(draw, ('v1', 'v2', 'v3', 'v4')),
+    )
+
+
+@st.composite
 def densenets(draw: Any) -> Dict[str, Any]:
     """Arguments of DenseNetBC."""
     return dict(
@@ -175,6 +191,12 @@ def test_preact_resnets(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
 
 
 @examples
+@given(kwargs=xceptions(), image=images)
+def test_xceptions(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
+    _holds(kwargs, image)
+
+
+@examples
 @given(
     kwargs=densenets(),
     # Two poolings that leave the rest out need four pixels.
@@ -187,7 +209,7 @@ def test_densenets(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
 @pytest.mark.slow
 @many
 @given(
-    kwargs=st.one_of(resnets(), mobilenets(), preact_resnets()),
+    kwargs=st.one_of(resnets(), mobilenets(), preact_resnets(), xceptions()),
     image=images,
 )
 def test_many_more(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
