@@ -179,29 +179,6 @@ def test_export(integration: str, tmp_path: Path) -> None:
             torch.testing.assert_close(a, b)
 
 
-def test_export_to_onnx(tmp_path: Path) -> None:
-    pytest.importorskip('onnx')
-    onnxruntime = pytest.importorskip('onnxruntime')
-    torch.manual_seed(0)
-    deployed = switch_to_deploy(_randomise(RLAResNet(**THIN, return_hidden=True)))
-    path = str(tmp_path / 'deployed.onnx')
-    axes = {0: 'batch', 2: 'height', 3: 'width'}
-    torch.onnx.export(
-        deployed,
-        (torch.randn(1, 3, 64, 64),),
-        path,
-        input_names=['images'],
-        output_names=['x', 'h'],
-        dynamic_axes={'images': axes},
-    )
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    x = torch.randn(2, 3, 48, 80)
-    with torch.no_grad():
-        expected = deployed(x)
-    for a, b in zip(session.run(None, {'images': x.numpy()}), expected):
-        torch.testing.assert_close(torch.from_numpy(a), b, rtol=1e-3, atol=1e-4)
-
-
 def test_detector(detector_config: Path) -> None:
     """Boxes of the deployed detector, and what a fresh one says with its weights."""
     pytest.importorskip('mmdet')

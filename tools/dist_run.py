@@ -99,10 +99,18 @@ def main(argv: List[str]) -> None:
             os.environ['MMRLA_SHARED_FOLDER'] = folder
             run.run(run.parse_args(arguments))
     except ChildFailedError as error:
-        # A process that was killed takes others with it, which say only that.
-        killed = [item for item in error.failures.items() if item[1].exitcode < 0]
+        # A process that was killed takes others with it, which say only that. One
+        # that ended by itself is why torch terminates (SIGTERM) the others.
+        failures = error.failures.items()
+        ended = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
+        killed = [
+            (rank, failure)
+            for rank, failure in failures
+            if failure.exitcode < 0
+            and not (ended and failure.exitcode == -signal.SIGTERM)
+        ]
         if not killed:
-            sys.exit(error.get_first_failure()[1].exitcode)  # it has said why
+            sys.exit(ended[0])  # it has said why
         rank, failure = killed[0]
         name = signal.Signals(-failure.exitcode).name
         fail(f'process {rank} (pid {failure.pid}) died of {name}; job stopped', 1)

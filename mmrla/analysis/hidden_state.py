@@ -92,7 +92,7 @@ class Stage:
 
 
 def _energy(x: Tensor) -> float:
-    return float(x.double().square().sum())
+    return float(x.detach().double().square().sum())
 
 
 def _keep_update(stage: Stage) -> Callable[..., None]:

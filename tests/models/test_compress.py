@@ -120,3 +120,25 @@ def test_equals_attention_then_conv(layout: torch.memory_format) -> None:
         results.append([y, update, *grads])
     for a, b in zip(*results):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('used', ['y', 'update'])
+@pytest.mark.parametrize('scaled', [False, True])
+def test_one_output_may_be_left_unread(used: str, scaled: bool) -> None:
+    results = []
+    for watch in (True, False):
+        torch.manual_seed(0)
+        norm, attention = _norm(), ECALayer(6).double()
+        compress = nn.Conv2d(6, 3, 1, bias=False).double()
+        if watch:
+            compress.register_forward_hook(lambda *args: None)
+        u = torch.randn(2, 6, 5, 7, dtype=torch.double, requires_grad=True)
+        if scaled:
+            y, update, _ = scale_and_compress(attention, compress, u)
+        else:
+            y, update, _ = norm_and_compress(norm, compress, u)
+        # Twice, as for the addition's two terms.
+        total = y + y if used == 'y' else update
+        total.square().sum().backward()
+        results.append(u.grad)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)

@@ -96,6 +96,21 @@ def test_an_error_of_all_processes_is_told_once(detector_config, tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+def test_the_error_of_one_process_is_that_of_the_job(tmp_path):
+    """Whatever becomes of the others, which torch then ends."""
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import os, sys, time\n'
+        'if os.environ["RANK"] == "1":\n'
+        '    sys.exit("said by the process")\n'
+        'time.sleep(60)\n'
+    )
+    done = run(sys.executable, TOOLS / 'dist_run.py', 2, script)
+    assert done.returncode == 1
+    assert 'said by the process' in done.stderr
+    assert 'died of' not in done.stderr
+
+
 def test_a_dead_process_ends_the_job(detector_config, tmp_path):
     command = 'bash', TOOLS / 'dist_train.sh', detector_config, '2'
     args = '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=10000'
