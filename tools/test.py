@@ -14,7 +14,7 @@ from mmengine.registry import METRICS
 from mmrla.engine import CheckpointFitHook, checks, config
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import UserError, one_line_errors
-from mmrla.engine.launch import set_up_processes
+from mmrla.engine.launch import leave_processes, set_up_processes
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -90,6 +90,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.show_dir:
         config.show_in_log_dir(runner, args.show_dir)
     runner.test()
+    leave_processes()
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmrla.engine import CheckpointFitHook, StepSeedHook, checks, config, resume
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
-from mmrla.engine.launch import set_up_processes
+from mmrla.engine.launch import leave_processes, set_up_processes
 from mmrla.engine.weights import check_pretrained
 
 
@@ -75,6 +75,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         fits = CheckpointFitHook(cfg.load_from, exact=resumed is not None)
         runner.register_hook(fits)
     runner.train()
+    leave_processes()
 
 
 if __name__ == '__main__':

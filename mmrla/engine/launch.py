@@ -6,13 +6,14 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
 from .errors import UserError
 
-__all__ = ['set_up_processes']
+__all__ = ['leave_processes', 'set_up_processes']
 
 # Where a launcher says the number of a process on its machine.
 _LOCAL_RANK = {
@@ -96,3 +97,12 @@ def _init_dist_on_cpu(launcher: str, **dist_cfg: Any) -> None:
     """MMEngine's ``init_dist``, which knows the launchers, without its CUDA call."""
     with mock.patch.object(torch.cuda, 'set_device'):
         init_dist(launcher, **dist_cfg)
+
+
+def leave_processes() -> None:
+    """Leave the processes of a job, if there are others, at the end of a tool.
+
+    A process that ends with threads of its group running can be aborted.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

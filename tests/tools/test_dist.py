@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 
 from mmrla.engine.errors import UserError
-from mmrla.engine.launch import set_up_processes
+from mmrla.engine.launch import leave_processes, set_up_processes
 
 from .conftest import TOOLS, call, environment, load_tool, metrics, run
 
@@ -109,6 +110,13 @@ def test_the_error_of_one_process_is_that_of_the_job(tmp_path):
     assert done.returncode == 1
     assert 'said by the process' in done.stderr
     assert 'died of' not in done.stderr
+
+
+def test_a_tool_leaves_its_processes():
+    leave_processes()  # nothing to leave
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    leave_processes()
+    assert not dist.is_initialized()
 
 
 def test_a_dead_process_ends_the_job(detector_config, tmp_path):
