@@ -151,5 +151,5 @@ INDUCTOR = [case for case in OURS if case.name in FAST and case.name != 'xceptio
 @pytest.mark.timeout(1800)
 @each(INDUCTOR, fast=())
 def test_what_inductor_generates(case: Case) -> None:
-    """The code that a user's ``--compile`` runs, one network of each family."""
+    """The code that ``compile=True`` of a config runs, one network of each family."""
     assert_compiled_equals_eager(case)
