@@ -23,6 +23,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 DEFAULT_PORT = 29500
+#: Signals that the failure of another process may bring.
+_OF_OTHERS = (signal.SIGTERM, signal.SIGABRT)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -100,15 +102,13 @@ def main(argv: List[str]) -> None:
             run.run(run.parse_args(arguments))
     except ChildFailedError as error:
         # A process that was killed takes others with it, which say only that. One
-        # that ended by itself is why torch terminates (SIGTERM) the others.
+        # that ended by itself is why torch terminates the others. Either may abort
+        # those that it leaves.
         failures = error.failures.items()
         ended = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
-        killed = [
-            (rank, failure)
-            for rank, failure in failures
-            if failure.exitcode < 0
-            and not (ended and failure.exitcode == -signal.SIGTERM)
-        ]
+        killed = [(r, failure) for r, failure in failures if failure.exitcode < 0]
+        first = [k for k in killed if -k[1].exitcode not in _OF_OTHERS]
+        killed = first or ([] if ended else killed)
         if not killed:
             sys.exit(ended[0])  # it has said why
         rank, failure = killed[0]

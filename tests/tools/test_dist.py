@@ -112,6 +112,24 @@ def test_the_error_of_one_process_is_that_of_the_job(tmp_path):
     assert 'died of' not in done.stderr
 
 
+def test_of_killed_and_aborted_the_killed_process_is_named(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import os, pathlib, signal, sys, time\n'
+        'mark = pathlib.Path(sys.argv[1])\n'
+        'if os.environ["RANK"] == "1":\n'
+        '    mark.touch()\n'
+        '    os.kill(os.getpid(), signal.SIGKILL)\n'
+        'while not mark.exists():\n'
+        '    time.sleep(0.01)\n'
+        'os.abort()\n'
+    )
+    done = run(sys.executable, TOOLS / 'dist_run.py', 2, script, tmp_path / 'mark')
+    assert done.returncode == 1
+    assert 'error: process 1 (pid' in done.stderr
+    assert 'died of SIGKILL; job stopped' in done.stderr
+
+
 def test_a_tool_leaves_its_processes():
     leave_processes()  # nothing to leave
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
