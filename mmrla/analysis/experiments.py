@@ -1,0 +1,355 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Experiments that compare networks over seeds, and what their runs gave.
+
+``tools/misc/run_experiments.py`` runs them, a line of JSON for each network and
+seed; ``tools/misc/update_evidence.py`` makes tables and a plot of the lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.config import Config
+
+from ..datasets.digit_scenes import DigitSceneParams
+from ..engine.config import leaf_datasets, load_config
+from ..engine.errors import UserError
+
+__all__ = [
+    'EXPERIMENTS',
+    'Difference',
+    'Experiment',
+    'Network',
+    'Score',
+    'Summary',
+    'difference',
+    'iterations',
+    'read_lines',
+    'short_config',
+    'summary',
+    'values',
+]
+
+#: A line of the results.
+Line = Dict[str, Any]
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of an experiment.
+
+    Attributes:
+        label: Its name in tables.
+        config: The config's name.
+        plain: Label of the network that it is held against; None for none.
+        options: Settings by dotted key that replace those of the config.
+    """
+
+    label: str
+    config: str
+    plain: Optional[str] = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A column of a table.
+
+    Attributes:
+        key: Its name in the results of ``tools/test.py``.
+        label: Its name in tables.
+        decimals: How many are shown.
+        factor: What the result is multiplied by.
+    """
+
+    key: str
+    label: str
+    decimals: int = 1
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Networks that are trained and tested alike, with several seeds.
+
+    Attributes:
+        name: How it is asked for.
+        title: What it is, in a few words.
+        data: Name of the data set, to name another folder for it.
+        train_images: Training images that there are.
+        test_images: Images that are tested on.
+        networks: What is compared.
+        scores: What is shown; the first one is plotted.
+        options: Settings by dotted key that replace those of all configs: the
+            shortened schedule.
+        scenes: The digit scenes that it needs; None for other data.
+        seeds: Defaults to 0, 1 and 2.
+    """
+
+    name: str
+    title: str
+    data: str
+    train_images: int
+    test_images: int
+    networks: Tuple[Network, ...]
+    scores: Tuple[Score, ...]
+    options: Mapping[str, Any]
+    scenes: Optional[DigitSceneParams] = None
+    seeds: Tuple[int, ...] = (0, 1, 2)
+
+    def network(self, label: str) -> Network:
+        """The network of a label."""
+        return next(n for n in self.networks if n.label == label)
+
+
+# --- the experiments ----------------------------------------------------------
+
+
+def _iterations_only(total: int, warm_up: int) -> Dict[str, Any]:
+    """A training of so many iterations: warm-up, cosine, the last weights kept."""
+    return {
+        'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=total),
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=warm_up),
+            dict(
+                type='CosineAnnealingLR',
+                by_epoch=False,
+                begin=warm_up,
+                end=total,
+                T_max=total - warm_up,
+            ),
+        ],
+        'val_dataloader': None,
+        'val_cfg': None,
+        'val_evaluator': None,
+        'default_hooks.checkpoint': dict(
+            _delete_=True,
+            type='CheckpointHook',
+            by_epoch=False,
+            interval=100,
+            max_keep_ckpts=1,
+        ),
+        'default_hooks.logger.interval': 10,
+        'log_processor': dict(by_epoch=False),
+    }
+
+
+# Half the side: four times as many steps in the same time.
+_HALVE = dict(type='Resize', scale=16, interpolation='area')
+_PACK = dict(type='PackInputs')
+_RLA_110, _RLA_164 = 'rla-resnet110_1xb128_cifar10', 'rla-resnet164_1xb128_cifar10'
+_DENSE = 'densenet-bc100{}_1xb128_cifar10'
+
+CIFAR10 = Experiment(
+    name='cifar10',
+    title='CIFAR-10 at 16x16',
+    data='cifar10',
+    train_images=45_000,
+    test_images=10_000,
+    networks=(
+        Network('ResNet-110', 'resnet110_1xb128_cifar10'),
+        Network('RLA-ResNet-110', _RLA_110, 'ResNet-110'),
+        Network(
+            'RLA-ResNet-110, released wiring',
+            _RLA_110,
+            'ResNet-110',
+            {'model.backbone.integration': 'v3'},
+        ),
+        Network('ResNet-164', 'resnet164_1xb128_cifar10'),
+        Network('RLA-ResNet-164', _RLA_164, 'ResNet-164'),
+        Network(
+            'RLA-ResNet-164, released wiring',
+            'rla-resnet164-v3_1xb128_cifar10',
+            'ResNet-164',
+        ),
+        Network('DenseNet-BC-100', _DENSE.format('')),
+        Network('Shared-Lag', _DENSE.format('-shared-lag'), 'DenseNet-BC-100'),
+        Network('Shared-Ordinal', _DENSE.format('-shared-ordinal'), 'DenseNet-BC-100'),
+    ),
+    scores=(Score('accuracy/top1', 'Top-1 accuracy (%)'),),
+    options={
+        **_iterations_only(400, warm_up=50),
+        'train_dataloader.batch_size': 32,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.dataset.dataset.pipeline': [
+            _HALVE,
+            dict(type='RandomCrop', crop_size=16, padding=2),
+            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+            _PACK,
+        ],
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.dataset.pipeline': [_HALVE, _PACK],
+        'optim_wrapper.optimizer.lr': 0.05,
+    },
+)
+
+#: By name.
+EXPERIMENTS: Dict[str, Experiment] = {e.name: e for e in (CIFAR10,)}
+
+
+# --- configs ------------------------------------------------------------------
+
+
+def short_config(
+    experiment: Experiment, network: Network, seed: int, data_root: Optional[str] = None
+) -> Config:
+    """The config of a run.
+
+    Args:
+        experiment: The experiment.
+        network: One of its networks.
+        seed: The seed.
+        data_root: Folder of the data; by default the config's.
+
+    Raises:
+        UserError: If the options do not fit the config.
+    """
+    options = deepcopy({**experiment.options, **network.options})
+    cfg = load_config(network.config, options)
+    cfg.randomness = dict(seed=seed)
+    if data_root is not None:
+        _move_data(cfg, data_root)
+    return cfg
+
+
+def data_root_of(cfg: Config) -> str:
+    """The folder that a config reads its training data from."""
+    _, leaf = next(leaf_datasets(cfg.train_dataloader.dataset, ''))
+    return str(leaf.data_root)
+
+
+def _move_data(cfg: Config, folder: str) -> None:
+    """Read all data from another folder."""
+    old = data_root_of(cfg).rstrip('/')
+    for name in _LOADERS:
+        for _, leaf in leaf_datasets((cfg.get(name) or {}).get('dataset'), ''):
+            leaf.data_root = folder
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = cfg.get(name)
+        if evaluator and 'ann_file' in evaluator:
+            inside = Path(evaluator.ann_file).relative_to(old)
+            evaluator.ann_file = str(Path(folder) / inside)
+
+
+def iterations(experiment: Experiment, cfg: Config) -> int:
+    """Iterations of a whole training."""
+    if 'max_iters' in cfg.train_cfg:
+        return int(cfg.train_cfg.max_iters)
+    per_epoch = math.ceil(experiment.train_images / cfg.train_dataloader.batch_size)
+    return int(cfg.train_cfg.max_epochs) * per_epoch
+
+
+# --- results ------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> List[Line]:
+    """The results that were recorded.
+
+    Raises:
+        UserError: If a line is no JSON.
+    """
+    lines = []
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f'{path}, line {number} is no JSON ({error}): remove it, and what it '
+                'was is run again'
+            ) from error
+    return lines
+
+
+def values(
+    lines: Sequence[Line], experiment: str, network: str, key: str
+) -> Dict[int, float]:
+    """A score of a network by seed."""
+    found = {
+        line['seed']: float(line['scores'][key])
+        for line in lines
+        if (line['experiment'], line['network']) == (experiment, network)
+        and key in line['scores']
+    }
+    return dict(sorted(found.items()))
+
+
+class Summary(NamedTuple):
+    """Scores of one network.
+
+    Attributes:
+        size: How many.
+        mean: Their mean.
+        std: Their standard deviation (n - 1); NaN for one.
+    """
+
+    size: int
+    mean: float
+    std: float
+
+
+def summary(scores: Sequence[float]) -> Summary:
+    """Mean and spread.
+
+    Raises:
+        ValueError: If there is no score.
+    """
+    if not scores:
+        raise ValueError('scores is empty, expected one or more')
+    std = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
+    return Summary(len(scores), float(np.mean(scores)), std)
+
+
+# 97.5% quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+class Difference(NamedTuple):
+    """Differences of two networks, a pair for each seed that both have.
+
+    Attributes:
+        size: Number of pairs.
+        mean: Mean difference.
+        std: Standard deviation of the differences; NaN for one pair.
+        half_width: Half the 95% interval of the mean (Student's t); NaN for one.
+    """
+
+    size: int
+    mean: float
+    std: float
+    half_width: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.mean) > self.half_width
+
+
+def difference(
+    one: Mapping[int, float], other: Mapping[int, float]
+) -> Optional[Difference]:
+    """How far scores lie above others, paired by seed.
+
+    Args:
+        one: Scores by seed.
+        other: Those that they are held against.
+
+    Returns:
+        None if no seed is in both.
+    """
+    pairs = [one[seed] - other[seed] for seed in one if seed in other]
+    if not pairs:
+        return None
+    size, mean, std = summary(pairs)
+    half = math.nan
+    if size > 1:
+        # Beyond the table the quantile hardly changes any more.
+        half = _T[min(size - 1, len(_T)) - 1] * std / math.sqrt(size)
+    return Difference(size, mean, std, half)
