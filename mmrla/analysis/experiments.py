@@ -7,6 +7,8 @@ seed; ``tools/misc/update_evidence.py`` makes tables and a plot of the lines.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 from copy import deepcopy
@@ -28,10 +30,13 @@ __all__ = [
     'Network',
     'Score',
     'Summary',
+    'data_root_of',
     'difference',
+    'fit_scores',
     'iterations',
     'read_lines',
     'short_config',
+    'size_scores',
     'summary',
     'values',
 ]
@@ -65,14 +70,24 @@ class Score:
     Attributes:
         key: Its name in the results of ``tools/test.py``.
         label: Its name in tables.
-        decimals: How many are shown.
-        factor: What the result is multiplied by.
+        decimals: How many are shown. Defaults to 1.
+        factor: What the result is multiplied by. Defaults to 1.
+        offset: What is added then. Defaults to 0.
+        compared: Whether differences to the plain network are shown.
+        lower_is_better: Whether it is an error or a cost.
     """
 
     key: str
     label: str
     decimals: int = 1
     factor: float = 1.0
+    offset: float = 0.0
+    compared: bool = False
+    lower_is_better: bool = False
+
+    def of(self, scores: Mapping[str, float]) -> float:
+        """The value that is shown, of a run's results."""
+        return self.offset + self.factor * scores[self.key]
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,8 @@ class Experiment:
         options: Settings by dotted key that replace those of all configs: the
             shortened schedule.
         scenes: The digit scenes that it needs; None for other data.
+        loss_level: For a fit, of which nothing is tested: the loss below which the
+            images count as fitted.
         seeds: Defaults to 0, 1 and 2.
     """
 
@@ -102,11 +119,16 @@ class Experiment:
     scores: Tuple[Score, ...]
     options: Mapping[str, Any]
     scenes: Optional[DigitSceneParams] = None
+    loss_level: Optional[float] = None
     seeds: Tuple[int, ...] = (0, 1, 2)
 
     def network(self, label: str) -> Network:
         """The network of a label."""
         return next(n for n in self.networks if n.label == label)
+
+
+#: Areas of boxes in pixels: up to 20x20, up to 32x32, larger.
+SIZES = dict(small=(0, 20**2), medium=(20**2, 32**2), large=(32**2, 1e10))
 
 
 # --- the experiments ----------------------------------------------------------
@@ -173,7 +195,16 @@ CIFAR10 = Experiment(
         Network('Shared-Lag', _DENSE.format('-shared-lag'), 'DenseNet-BC-100'),
         Network('Shared-Ordinal', _DENSE.format('-shared-ordinal'), 'DenseNet-BC-100'),
     ),
-    scores=(Score('accuracy/top1', 'Top-1 accuracy (%)'),),
+    scores=(
+        Score(
+            'accuracy/top1',
+            'Top-1 error (%)',
+            factor=-1,
+            offset=100,
+            compared=True,
+            lower_is_better=True,
+        ),
+    ),
     options={
         **_iterations_only(400, warm_up=50),
         'train_dataloader.batch_size': 32,
@@ -190,8 +221,77 @@ CIFAR10 = Experiment(
     },
 )
 
+#: The scenes of configs/digits.
+HARD_SCENES = DigitSceneParams(
+    num_train=600,
+    num_val=200,
+    image_size=96,
+    digits=(3, 6),
+    digit_size=(16, 48),
+    max_box_overlap=0.5,
+    max_hidden=0.4,
+    clutter=(2, 6),
+)
+
+
+def _digits(
+    detector: str, title: str, kinds: Tuple[Tuple[str, str], ...]
+) -> Experiment:
+    """Thin networks in a detector on the hard scenes.
+
+    Args:
+        detector: How its configs begin.
+        title: Its name.
+        kinds: 'bbox' or 'segm', and its name.
+    """
+    networks = (
+        ('ResNet', 'r50-thin'),
+        ('ECA', 'eca-r50-thin'),
+        ('RLA', 'rla-r50-thin'),
+        ('RLA, released wiring', 'rla-r50-thin-released'),
+        ('RLA-ECA', 'rla-eca-r50-thin'),
+    )
+    scores: List[Score] = []
+    for kind, name in kinds:
+        scores.append(
+            Score(f'coco/{kind}_mAP', f'{name} AP', factor=100, compared=True)
+        )
+        scores += [
+            Score(f'size/{kind}_{size}', f'{name} AP {size}', factor=100)
+            for size in SIZES
+        ]
+    return Experiment(
+        name=f'digits-{detector}',
+        title=f'{title} on digit scenes',
+        data='digits',
+        train_images=HARD_SCENES.num_train,
+        test_images=HARD_SCENES.num_val,
+        networks=tuple(
+            Network(
+                label,
+                f'{detector}_{name}_fpn_1xb4-4e_hard-digits',
+                None if label == 'ResNet' else 'ResNet',
+            )
+            for label, name in networks
+        ),
+        scores=tuple(scores),
+        options={
+            'val_dataloader': None,
+            'val_cfg': None,
+            'val_evaluator': None,
+            'default_hooks.checkpoint.max_keep_ckpts': 1,
+        },
+        scenes=HARD_SCENES,
+    )
+
+
+MASK_RCNN = _digits('mask-rcnn', 'Mask R-CNN', (('bbox', 'Box'), ('segm', 'Mask')))
+RETINANET = _digits('retinanet', 'RetinaNet', (('bbox', 'Box'),))
+
 #: By name.
-EXPERIMENTS: Dict[str, Experiment] = {e.name: e for e in (CIFAR10,)}
+EXPERIMENTS: Dict[str, Experiment] = {
+    e.name: e for e in (CIFAR10, MASK_RCNN, RETINANET)
+}
 
 
 # --- configs ------------------------------------------------------------------
@@ -269,16 +369,74 @@ def read_lines(path: Path) -> List[Line]:
 
 
 def values(
-    lines: Sequence[Line], experiment: str, network: str, key: str
+    lines: Sequence[Line], experiment: Experiment, network: Network, score: Score
 ) -> Dict[int, float]:
     """A score of a network by seed."""
     found = {
-        line['seed']: float(line['scores'][key])
+        line['seed']: score.of(line['scores'])
         for line in lines
-        if (line['experiment'], line['network']) == (experiment, network)
-        and key in line['scores']
+        if line['experiment'] == experiment.name
+        and line['network'] == network.label
+        and score.key in line['scores']
     }
     return dict(sorted(found.items()))
+
+
+# --- scores that the tools do not give ------------------------------------------
+
+
+def size_scores(ann_file: Path, results: Path, kind: str) -> Dict[str, float]:
+    """AP by the size of objects; COCO's own sizes are of larger images.
+
+    Args:
+        ann_file: Annotations in COCO's format.
+        results: What mmdet's ``CocoMetric`` has written.
+        kind: 'bbox' or 'segm'; the size is that of the box for both.
+
+    Returns:
+        Keys like 'size/bbox_small'; a size without objects has none.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(ann_file))
+        found = truth.loadRes(str(results))
+        for ann in [*truth.anns.values(), *found.anns.values()]:
+            ann['area'] = ann['bbox'][2] * ann['bbox'][3]
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.params.areaRngLbl = list(SIZES)
+        evaluation.params.areaRng = [list(limits) for limits in SIZES.values()]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (IoU, recall, class, size, number of detections)
+    precision = evaluation.eval['precision'][:, :, :, :, -1]
+    scores = {}
+    for i, name in enumerate(SIZES):
+        known = precision[..., i]
+        known = known[known > -1]
+        if known.size:
+            scores[f'size/{kind}_{name}'] = float(known.mean())
+    return scores
+
+
+def fit_scores(losses: Mapping[int, float], level: float) -> Dict[str, float]:
+    """How a loss falls on the images that are trained on.
+
+    Args:
+        losses: Loss by iteration.
+        level: The loss that counts as fitted.
+
+    Returns:
+        The first and the last loss, and the first iteration whose loss is below
+        the level; without that one if there is none.
+    """
+    steps = sorted(losses)
+    scores = {'fit/first': losses[steps[0]], 'fit/last': losses[steps[-1]]}
+    below = [step for step in steps if losses[step] < level]
+    if below:
+        scores['fit/iterations'] = float(below[0])
+    return scores
 
 
 class Summary(NamedTuple):

@@ -34,9 +34,11 @@ from mmrla.analysis.experiments import (
     Experiment,
     Network,
     data_root_of,
+    fit_scores,
     iterations,
     read_lines,
     short_config,
+    size_scores,
 )
 from mmrla.analysis.runs import by_step, read_run, read_scalars
 from mmrla.datasets.digit_scenes import ensure_digit_scenes
@@ -86,6 +88,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help=f'{", ".join(EXPERIMENTS)}, or all',
     )
     parser.add_argument(
+        '--networks', nargs='+', metavar='LABEL', help='only these, like ResNet-110'
+    )
+    parser.add_argument(
         '--seeds', nargs='+', type=int, help="instead of the experiment's, 0 1 2"
     )
     parser.add_argument(
@@ -119,6 +124,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
             parser.error(f'--{option} {value}: at least 1 is needed')
     args.threads = args.threads or max(len(os.sched_getaffinity(0)) // args.jobs, 1)
     args.names = list(EXPERIMENTS) if 'all' in args.names else args.names
+    known = [n.label for name in args.names for n in EXPERIMENTS[name].networks]
+    for label in args.networks or []:
+        if label not in known:
+            parser.error(
+                f'--networks: {label!r} is in none of {", ".join(args.names)}; there '
+                f'are {", ".join(map(repr, dict.fromkeys(known)))}'
+            )
     return args
 
 
@@ -128,6 +140,7 @@ def plan(args: argparse.Namespace) -> List[Run]:
         Run(EXPERIMENTS[name], network, seed)
         for name in dict.fromkeys(args.names)
         for network in EXPERIMENTS[name].networks
+        if not args.networks or network.label in args.networks
         for seed in args.seeds or EXPERIMENTS[name].seeds
     ]
     return sorted(runs, key=lambda run: run.seed)
@@ -197,6 +210,7 @@ class Job:
         self.work_dir = args.work_dir / run.folder
         self.facts = facts
         self.error = ''
+        self.result: Dict[str, float] = {}
         self.threads = args.threads
         self.out: Path = args.out
         self.process: Optional[subprocess.Popen] = None
@@ -240,9 +254,8 @@ class Job:
             last = lines[-1] if lines else 'no output'
             self.error = f'tools/{self.tool}.py: {last} (all of it: {self._log})'
             return True
-        if self.tool == 'train':
-            checkpoint = read_run(self.work_dir).checkpoint()
-            self._start('test', str(checkpoint))
+        if self.tool == 'train' and self.run.experiment.loss_level is None:
+            self._start('test', str(read_run(self.work_dir).checkpoint()))
             return False
         self._record()
         return True
@@ -262,6 +275,9 @@ class Job:
         }
         command = [sys.executable, str(ROOT / f'tools/{tool}.py'), str(self.config)]
         command += [*arguments, '--work-dir', str(self.work_dir)]
+        if tool == 'test' and self._is_detector:
+            results = f'test_evaluator.outfile_prefix={self.work_dir / "results"}'
+            command += ['--cfg-options', results]
         self.tool, self._started = tool, time.monotonic()
         self._log = self.work_dir / f'{tool}.log'
         with self._log.open('w') as log:
@@ -291,8 +307,28 @@ class Job:
         total = iterations(self.run.experiment, self.cfg)
         say(f'  {self.run}: {self.tool}, iteration {step} of {total}')
 
+    @property
+    def _is_detector(self) -> bool:
+        return bool(self.cfg.default_scope == 'mmdet')
+
+    def scores(self) -> Dict[str, float]:
+        """What the run has given."""
+        level = self.run.experiment.loss_level
+        if level is not None:
+            return fit_scores(by_step(read_scalars(self.work_dir), 'loss'), level)
+        # COCO's -1 stands for sizes that no object has.
+        tests = read_run(self.work_dir).tests
+        scores = {key: value for key, value in tests.items() if value >= 0}
+        for kind in ('bbox', 'segm'):
+            results = self.work_dir / f'results.{kind}.json'
+            if results.is_file():
+                ann_file = ROOT / self.cfg.test_evaluator.ann_file
+                scores.update(size_scores(ann_file, results, kind))
+        return {key: round(value, 4) for key, value in scores.items()}
+
     def _record(self) -> None:
         experiment = self.run.experiment
+        self.result = self.scores()
         total = iterations(experiment, self.cfg)
         images = total * self.cfg.train_dataloader.batch_size
         line = dict(
@@ -304,7 +340,7 @@ class Job:
             iterations=total,
             images=images,
             test_images=experiment.test_images,
-            scores=read_run(self.work_dir).tests,
+            scores=self.result,
             **self.facts,
             date=time.strftime('%Y-%m-%d'),
         )
@@ -351,11 +387,10 @@ def prepare_data(runs: List[Run], args: argparse.Namespace) -> Dict[str, str]:
 
 def shown_scores(job: Job) -> str:
     """The scores of a run that is done, in words."""
-    tests = read_run(job.work_dir).tests
     return ', '.join(
-        f'{score.label} {score.factor * tests[score.key]:.{score.decimals}f}'
+        f'{score.label} {score.of(job.result):.{score.decimals}f}'
         for score in job.run.experiment.scores
-        if score.key in tests
+        if score.key in job.result
     )
 
 
