@@ -101,7 +101,7 @@ def _words(values_: Sequence[Any]) -> str:
 def _conditions(experiment: Experiment, lines: Sequence[Line]) -> str:
     """How it was run, in a sentence or two."""
     first = lines[0]
-    tested = '' if experiment.loss_level is not None else f'{first["test_images"]:,} '
+    tested = '' if experiment.loss_levels else f'{first["test_images"]:,} '
     text = (
         f'{len(lines)} runs, seeds {_words(sorted({x["seed"] for x in lines}))}; '
         f'{first["iterations"]:,} iterations of {first["images"]:,} images in all '

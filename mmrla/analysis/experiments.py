@@ -105,8 +105,8 @@ class Experiment:
         options: Settings by dotted key that replace those of all configs: the
             shortened schedule.
         scenes: The digit scenes that it needs; None for other data.
-        loss_level: For a fit, of which nothing is tested: the loss below which the
-            images count as fitted.
+        loss_levels: For a fit, of which nothing is tested: losses of the images
+            that are trained on, until which time is counted.
         seeds: Defaults to 0, 1 and 2.
     """
 
@@ -119,7 +119,7 @@ class Experiment:
     scores: Tuple[Score, ...]
     options: Mapping[str, Any]
     scenes: Optional[DigitSceneParams] = None
-    loss_level: Optional[float] = None
+    loss_levels: Tuple[float, ...] = ()
     seeds: Tuple[int, ...] = (0, 1, 2)
 
     def network(self, label: str) -> Network:
@@ -288,9 +288,71 @@ def _digits(
 MASK_RCNN = _digits('mask-rcnn', 'Mask R-CNN', (('bbox', 'Box'), ('segm', 'Mask')))
 RETINANET = _digits('retinanet', 'RetinaNet', (('bbox', 'Box'),))
 
+_SCRATCH = {
+    'model.backbone.init_cfg': None,
+    'model.backbone.frozen_stages': -1,
+    'model.backbone.norm_eval': False,
+}
+_FIT_LEVELS = (1.0, 0.5)
+
+TINY_COCO = Experiment(
+    name='tiny-coco-fit',
+    title='Faster R-CNN from scratch on four COCO images',
+    data='coco',
+    train_images=4,
+    test_images=0,
+    networks=(
+        Network('ResNet-50', 'faster-rcnn_r50_fpn_4xb2-1x_coco'),
+        Network('RLA-ResNet-50', 'faster-rcnn_rla-r50_fpn_4xb2-1x_coco', 'ResNet-50'),
+        Network(
+            'RLA-ResNet-50, released wiring',
+            'faster-rcnn_rla-r50-released_fpn_4xb2-1x_coco',
+            'ResNet-50',
+        ),
+    ),
+    scores=(
+        Score('fit/first', 'First loss', decimals=2),
+        Score('fit/last', 'Last loss', decimals=2),
+        *(
+            Score(f'fit/{key}_{level:g}', f'{label} to loss {level:g}', decimals=0)
+            for level in _FIT_LEVELS
+            for key, label in (
+                ('iterations', 'Iterations'),
+                ('cpu_seconds', 'CPU seconds'),
+            )
+        ),
+    ),
+    options={
+        **_iterations_only(80, warm_up=5),
+        **_SCRATCH,
+        # All images in each step: the loss is that of all of them.
+        'train_dataloader.batch_size': 4,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.dataset.data_root': 'data/tiny_coco/',
+        'train_dataloader.dataset.indices': [0, 1, 2, 3],
+        'train_dataloader.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(192, 144), keep_ratio=True),
+            dict(type='PackDetInputs'),
+        ],
+        'model.train_cfg.rcnn.sampler.num': 128,
+        'test_dataloader': None,
+        'test_cfg': None,
+        'test_evaluator': None,
+        'optim_wrapper.optimizer': dict(
+            _delete_=True, type='AdamW', lr=2e-4, weight_decay=0.05
+        ),
+        'default_hooks.logger.interval': 1,
+        'log_processor': dict(by_epoch=False, window_size=1),
+    },
+    loss_levels=_FIT_LEVELS,
+    seeds=(0,),
+)
+
 #: By name.
 EXPERIMENTS: Dict[str, Experiment] = {
-    e.name: e for e in (CIFAR10, MASK_RCNN, RETINANET)
+    e.name: e for e in (CIFAR10, MASK_RCNN, RETINANET, TINY_COCO)
 }
 
 
@@ -420,22 +482,29 @@ def size_scores(ann_file: Path, results: Path, kind: str) -> Dict[str, float]:
     return scores
 
 
-def fit_scores(losses: Mapping[int, float], level: float) -> Dict[str, float]:
+def fit_scores(
+    losses: Mapping[int, float], levels: Sequence[float], cpu_seconds: Optional[float]
+) -> Dict[str, float]:
     """How a loss falls on the images that are trained on.
 
     Args:
         losses: Loss by iteration.
-        level: The loss that counts as fitted.
+        levels: Losses until which iterations and time are counted.
+        cpu_seconds: CPU time of the whole training; None if it is not known.
 
     Returns:
-        The first and the last loss, and the first iteration whose loss is below
-        the level; without that one if there is none.
+        The first and the last loss, and for each level that was reached the first
+        iteration below it and the CPU time until then.
     """
     steps = sorted(losses)
     scores = {'fit/first': losses[steps[0]], 'fit/last': losses[steps[-1]]}
-    below = [step for step in steps if losses[step] < level]
-    if below:
-        scores['fit/iterations'] = float(below[0])
+    for level in levels:
+        below = [step for step in steps if losses[step] < level]
+        if below:
+            scores[f'fit/iterations_{level:g}'] = float(below[0])
+            if cpu_seconds is not None:
+                share = below[0] / steps[-1]
+                scores[f'fit/cpu_seconds_{level:g}'] = share * cpu_seconds
     return scores
 
 

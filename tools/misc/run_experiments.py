@@ -254,7 +254,7 @@ class Job:
             last = lines[-1] if lines else 'no output'
             self.error = f'tools/{self.tool}.py: {last} (all of it: {self._log})'
             return True
-        if self.tool == 'train' and self.run.experiment.loss_level is None:
+        if self.tool == 'train' and not self.run.experiment.loss_levels:
             self._start('test', str(read_run(self.work_dir).checkpoint()))
             return False
         self._record()
@@ -313,9 +313,12 @@ class Job:
 
     def scores(self) -> Dict[str, float]:
         """What the run has given."""
-        level = self.run.experiment.loss_level
-        if level is not None:
-            return fit_scores(by_step(read_scalars(self.work_dir), 'loss'), level)
+        levels = self.run.experiment.loss_levels
+        if levels:
+            losses = by_step(read_scalars(self.work_dir), 'loss')
+            cpu = self.seconds['train'][1] if self.in_one_go else None
+            fitted = fit_scores(losses, levels, cpu)
+            return {key: round(value, 4) for key, value in fitted.items()}
         # COCO's -1 stands for sizes that no object has.
         tests = read_run(self.work_dir).tests
         scores = {key: value for key, value in tests.items() if value >= 0}
