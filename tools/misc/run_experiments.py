@@ -220,7 +220,7 @@ class Job:
         self.work_dir.mkdir(parents=True, exist_ok=True)
         # Its processes inherit it: a folder stays locked when this one is killed.
         self.lock = (self.work_dir / '.lock').open('w')
-        self.config = self.work_dir / 'config' / f'{run.network.config}.py'
+        self.config = self.work_dir / 'config' / f'{Path(run.network.config).stem}.py'
         self.cfg: Config = short_config(*run, args.data.get(run.experiment.data))
 
     def start(self) -> None:
@@ -337,7 +337,7 @@ class Job:
         line = dict(
             experiment=experiment.name,
             network=self.run.network.label,
-            config=self.run.network.config,
+            config=self.config.stem,
             seed=self.run.seed,
             epochs=round(images / experiment.train_images, 3),
             iterations=total,
