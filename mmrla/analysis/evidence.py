@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import plots
@@ -99,22 +100,24 @@ def _words(values_: Sequence[Any]) -> str:
 
 
 def _conditions(experiment: Experiment, lines: Sequence[Line]) -> str:
-    """How it was run, in a sentence or two."""
-    first = lines[0]
-    tested = '' if experiment.loss_levels else f'{first["test_images"]:,} '
+    """How it was run, in a few sentences."""
+    first, seeds = lines[0], sorted({line['seed'] for line in lines})
     text = (
-        f'{len(lines)} runs, seeds {_words(sorted({x["seed"] for x in lines}))}; '
-        f'{first["iterations"]:,} iterations of {first["images"]:,} images in all '
-        f'({first["epochs"]:g} epochs)'
+        f'{len(lines)} runs, seeds {_words(seeds)}; '
+        f'{first["iterations"]:,} iterations, {first["images"]:,} images in all ({first["epochs"]:g} epochs)'
     )
-    text += f', tested on {tested}images. ' if tested else '. '
-    threads = _words([line['threads'] for line in lines])
-    return (
-        f'{text}On {_words([x["device"] for x in lines])}, {threads} thread(s) a run, '
-        f'torch {_words([x["torch"] for x in lines])}; data '
-        f'{_words([x["data"] for x in lines])}, commits '
-        f'{_words([x["commit"] for x in lines])}.\n'
+    if not experiment.loss_levels:
+        text += f'; tested on {first["test_images"]:,} images'
+    known = {
+        key: _words([line[key] for line in lines])
+        for key in ('device', 'threads', 'torch', 'data', 'commit')
+    }
+    text += (
+        f'. On {known["device"]}, threads of a run: {known["threads"]}, '
+        f'torch {known["torch"]}. Hash of the data: {known["data"]}; '
+        f'commits: {known["commit"]}.'
     )
+    return textwrap.fill(text, 88) + '\n'
 
 
 def experiment_text(experiment: Experiment, lines: Sequence[Line]) -> str:
@@ -163,34 +166,33 @@ def experiment_text(experiment: Experiment, lines: Sequence[Line]) -> str:
 
 
 def summary_text(lines: Sequence[Line]) -> str:
-    """One table over all experiments: the compared scores."""
+    """One table over all experiments: first scores, of two seeds and more."""
     rows = []
     for experiment in EXPERIMENTS.values():
-        own = _of(lines, experiment)
-        compared = {
-            (network.label, score.key): found
-            for network, score, found in _compared(experiment, own)
-        }
-        for score in (score for score in experiment.scores if score.compared):
-            for network in experiment.networks:
-                scores = [*values(own, experiment, network, score).values()]
-                if not scores:
-                    continue
-                found = compared.get((network.label, score.key))
-                rows.append(
-                    [
-                        f'{experiment.title}: {score.label}',
-                        network.label,
-                        str(len(scores)),
-                        _mean(score, scores),
-                        _signed(found.mean, score.decimals) if found else '',
-                        _interval(score, found) if found else '',
-                    ]
-                )
+        for network, score, found in _compared(experiment, lines):
+            if score is not experiment.scores[0] or found.size < 2:
+                continue
+            plain = experiment.network(str(network.plain))
+            both = [
+                [*values(lines, experiment, n, score).values()]
+                for n in (plain, network)
+            ]
+            rows.append(
+                [
+                    f'{experiment.title}: {score.label}',
+                    network.label,
+                    f'{plain.label}: {_mean(score, both[0])}',
+                    _mean(score, both[1]),
+                    str(found.size),
+                    _signed(found.mean, score.decimals),
+                    _interval(score, found),
+                    _verdict(score, found),
+                ]
+            )
     if not rows:
         return _NOT_RUN
-    head = ['Experiment', 'Network', 'Runs', 'Mean ± std', 'To plain', '95% interval']
-    return _table(head, rows, left=2)
+    head = ['Experiment: score', 'Network', 'Plain', 'Score', 'Seeds', 'Difference']
+    return _table([*head, '95% interval', 'Shown'], rows, left=2)
 
 
 def beside_the_paper(

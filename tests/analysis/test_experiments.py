@@ -205,7 +205,7 @@ def test_epochs_are_counted_in_iterations():
 
 def test_tables():
     text = evidence.experiment_text(EXPERIMENT, LINES)
-    assert text.startswith('6 runs, seeds 0, 1, 2; 1 iterations of 32 images in all')
+    assert text.startswith('6 runs, seeds 0, 1, 2; 1 iterations, 32 images in all')
     assert '| Plain | 3 | 58.0 ± 2.0 |  | 1.5 |' in text
     assert '| RLA | 3 | 55.0 ± 2.6 |  |  |' in text
     minus = '\N{MINUS SIGN}'
@@ -243,5 +243,5 @@ def test_plot_has_all_runs(monkeypatch):
     drawn = [x for line in ax.lines for x in np.atleast_1d(line.get_xdata())]
     assert {row[-1] for row in rows} <= set(drawn)
     text = evidence.summary_text(LINES)
-    assert '| Tiny: Error | Plain | 3 | 58.0 ± 2.0 |  |  |' in text
+    assert '| Tiny: Error | RLA | Plain: 58.0 ± 2.0 | 55.0 ± 2.6 | 3 | ' in text
     assert evidence.summary_text([]) == 'No run is recorded yet.\n'
