@@ -104,7 +104,8 @@ def _conditions(experiment: Experiment, lines: Sequence[Line]) -> str:
     first, seeds = lines[0], sorted({line['seed'] for line in lines})
     text = (
         f'{len(lines)} runs, seeds {_words(seeds)}; '
-        f'{first["iterations"]:,} iterations, {first["images"]:,} images in all ({first["epochs"]:g} epochs)'
+        f'{first["iterations"]:,} iterations, {first["images"]:,} images in all '
+        f'({first["epochs"]:g} epochs)'
     )
     if not experiment.loss_levels:
         text += f'; tested on {first["test_images"]:,} images'
