@@ -456,8 +456,11 @@ def size_scores(ann_file: Path, results: Path, kind: str) -> Dict[str, float]:
         kind: 'bbox' or 'segm'; the size is that of the box for both.
 
     Returns:
-        Keys like 'size/bbox_small'; a size without objects has none.
+        Keys like 'size/bbox_small'; a size without objects has none, and results
+        without any find have none at all.
     """
+    if not json.loads(results.read_text()):
+        return {}
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

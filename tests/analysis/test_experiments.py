@@ -165,6 +165,8 @@ def test_ap_by_the_size_of_boxes(tmp_path):
         'size/bbox_small': pytest.approx(1.0),
         'size/bbox_medium': pytest.approx(0.0),
     }
+    (tmp_path / 'found.json').write_text('[]')
+    assert size_scores(tmp_path / 'truth.json', tmp_path / 'found.json', 'bbox') == {}
 
 
 # --- configs ------------------------------------------------------------------

@@ -24,6 +24,7 @@ def tool(monkeypatch, classifier_config, detector_config):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     short = {'train_cfg.max_epochs': 4, 'default_hooks.logger.interval': 1}
     wide = {'model.head.in_channels': 5}
+    unfit = {'train_dataloader.dataset.pipeline.7.type': 'x'}
     score = Score('accuracy/top1', 'Top-1', compared=True)
     classes = Experiment(
         'classes',
@@ -34,6 +35,7 @@ def tool(monkeypatch, classifier_config, detector_config):
         networks=(
             Network('Good', str(classifier_config)),
             Network('Bad one', str(classifier_config), 'Good', wide),
+            Network('Worse one', str(classifier_config), 'Good', unfit),
         ),
         scores=(score,),
         options=short,
@@ -83,10 +85,11 @@ def test_a_failing_run_is_reported_and_the_rest_go_on(tool, options, tmp_path, c
         tool.main(['classes', '--jobs', '2', *options])
     assert ended.value.code == 1
     out, err = capsys.readouterr()
-    assert '2 of 2 runs have no line' in out
+    assert '3 of 3 runs have no line' in out
     assert 'classes, Bad one, seed 0: FAILED: tools/train.py: ' in out
     assert 'shapes' in out
-    assert '1 of 2 runs failed: ' in err
+    assert 'classes, Worse one, seed 0: FAILED: --cfg-options does not fit' in out
+    assert '2 of 3 runs failed: ' in err
     (line,) = _lines(tmp_path)
     assert (line['network'], line['seed'], line['config']) == ('Good', 0, 'classifier')
     assert (line['epochs'], line['iterations'], line['images']) == (4, 16, 32)

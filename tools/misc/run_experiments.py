@@ -221,7 +221,7 @@ class Job:
         # Its processes inherit it: a folder stays locked when this one is killed.
         self.lock = (self.work_dir / '.lock').open('w')
         self.config = self.work_dir / 'config' / f'{Path(run.network.config).stem}.py'
-        self.cfg: Config = short_config(*run, args.data.get(run.experiment.data))
+        self.data_root: Optional[str] = args.data.get(run.experiment.data)
 
     def start(self) -> None:
         """Begin, or go on with what a killed call has left."""
@@ -230,12 +230,19 @@ class Job:
         except BlockingIOError:
             self.error = f'another process is at work in {self.work_dir}'
             return
+        try:
+            self.cfg: Config = short_config(*self.run, self.data_root)
+        except UserError as error:
+            self.error = str(error)
+            return
         before = self.config.read_text() if self.config.is_file() else None
         self.config.parent.mkdir(exist_ok=True)
         self.cfg.dump(self.config)
-        if before != self.config.read_text():
+        self.in_one_go = before != self.config.read_text() or not any(
+            self.work_dir.glob('*.pth')
+        )
+        if self.in_one_go:
             self._clear()
-        self.in_one_go = not read_scalars(self.work_dir)
         self._start('train', '--resume', 'auto')
 
     def poll(self) -> bool:
@@ -292,7 +299,7 @@ class Job:
             )
 
     def _clear(self) -> None:
-        """Remove what was trained with another config."""
+        """Remove what is left of another config, or of a run that has its line."""
         for path in self.work_dir.iterdir():
             if path.name in ('.lock', 'config'):
                 continue
