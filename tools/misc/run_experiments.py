@@ -161,12 +161,15 @@ def commit() -> str:
     """The commit of this clone, with a plus sign if its code was changed since.
 
     Returns:
-        'unknown' outside of a clone.
+        'unknown' outside of a clone, or without git.
     """
+    program = shutil.which('git')
 
     def git(*arguments: str) -> str:
+        if program is None:
+            return ''
         done = subprocess.run(
-            ['git', *arguments], cwd=ROOT, capture_output=True, text=True
+            [program, *arguments], cwd=ROOT, capture_output=True, text=True
         )
         return done.stdout.strip() if not done.returncode else ''
 
