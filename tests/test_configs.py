@@ -79,6 +79,9 @@ RECIPES = {
     'rtmdet_*_8xb32-300e_coco': Recipe(
         'AdamW', 0.004, 0.05, {2: 1, 150: 1, 200: 0.7625}, warmup=1000
     ),
+    '*_1xb4-4e_hard-digits': Recipe(
+        'AdamW', 2e-3, 0.05, {1: 0.855, 2: 0.505}, warmup=50
+    ),
     'deformable-detr_*_16xb2-50e_coco': Recipe(
         'AdamW', 2e-4, 1e-4, {0: 1, 39: 1, 40: 0.1}
     ),
@@ -305,7 +308,7 @@ def words(name: str) -> List[str]:
     """The parts of the network's name: rla, resnet50, no-exchange ..."""
     stem = re.split(r'_\d+xb', _stem(name))[0]
     stem = stem.replace('ecanet', 'eca-resnet').replace('mobilenet-v2', 'mobilenet')
-    if name.split('/')[0] in (*DETECTORS, 'more_detectors'):
+    if name.split('/')[0] in (*DETECTORS, 'more_detectors', 'digits'):
         stem = stem.split('_')[1]
     for ablation in ABLATIONS:
         stem = re.sub(f'-{ablation}$', f' {ablation}', stem)
@@ -354,9 +357,9 @@ def test_network(name: str) -> None:
         assert backbone.depth == int(depth[1])
         assert len(found) in (0, blocks)
 
-    # What is frozen.
+    # What is frozen: nothing of what is trained from scratch.
     model.train()
-    if hasattr(model, 'head'):
+    if hasattr(model, 'head') or name.startswith('digits/'):
         assert all(p.requires_grad for p in model.parameters())
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
         assert norms

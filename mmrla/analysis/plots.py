@@ -23,6 +23,7 @@ __all__ = [
     'GREYS',
     'add_figure',
     'bar_style',
+    'cells',
     'line_style',
     'log_scale',
     'save',
@@ -119,9 +120,9 @@ def log_scale(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _cell(value: Any) -> str:
-    """A cell of a CSV file; floats with six digits."""
-    return f'{value:.6g}' if isinstance(value, float) else str(value)
+def cells(row: Sequence[Any]) -> List[str]:
+    """A row of a CSV file; floats with six digits."""
+    return [f'{v:.6g}' if isinstance(v, float) else str(v) for v in row]
 
 
 def save(
@@ -148,6 +149,6 @@ def save(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
     writer.writerow(head)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerows(cells(row) for row in rows)
     files[2].write_text(table.getvalue(), encoding='utf-8')
     return files

@@ -33,6 +33,7 @@ DATASETS = dict(
     cifar100='CIFAR-100',
     coco='COCO',
     digits='Digit scenes',
+    **{'hard-digits': 'Hard digit scenes'},
 )
 
 Entry = Dict[str, Any]

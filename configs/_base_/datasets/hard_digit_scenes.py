@@ -1,0 +1,22 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# Scenes of 96x96 pixels with more and smaller digits that hide each other, and more
+# clutter: what HARD_SCENES of mmrla/analysis/experiments.py composes.
+_base_ = 'digit_scenes.py'
+
+data_root = 'data/hard_digit_scenes/'
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=4, dataset=dict(data_root=data_root, pipeline=pipeline)
+)
+val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator

@@ -1,0 +1,119 @@
+#!/usr/bin/env python
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Bring docs/evidence.md, its plot and README's table up to date.
+
+What they show is computed from docs/evidence.jsonl, where
+tools/misc/run_experiments.py adds a line for each run. Text outside of the marks is
+written by hand.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import yaml
+
+from mmrla.analysis import evidence, plots
+from mmrla.analysis.experiments import CIFAR10, EXPERIMENTS, Line, read_lines
+from mmrla.engine.errors import UserError, one_line_errors
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / 'docs/evidence.jsonl'
+PAGE = ROOT / 'docs/evidence.md'
+README = ROOT / 'README.md'
+FIGURE = ROOT / 'docs/figures/evidence'
+END = '<!-- /evidence -->'
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options of an update."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='change nothing, exit with 1 if that is due',
+    )
+    return parser.parse_args(argv)
+
+
+def published() -> Dict[str, float]:
+    """The paper's top-1 error by config, from the metafiles."""
+    entries = [
+        entry
+        for path in sorted(ROOT.glob('configs/*/metafile.yml'))
+        for entry in yaml.safe_load(path.read_text())['Models']
+    ]
+    scores = {
+        entry['Name']: result['Metrics'].get(evidence.PAPER_SCORE)
+        for entry in entries
+        for result in entry['Results']
+    }
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def parts(lines: List[Line]) -> Dict[str, str]:
+    """The generated parts by name."""
+    texts = {e.name: evidence.experiment_text(e, lines) for e in EXPERIMENTS.values()}
+    texts['paper'] = evidence.beside_the_paper(CIFAR10, lines, published())
+    texts['summary'] = evidence.summary_text(lines)
+    return texts
+
+
+def filled(path: Path, names: List[str], texts: Dict[str, str]) -> str:
+    """A page with its generated parts.
+
+    Raises:
+        UserError: If the page lacks the marks around a part.
+    """
+    text = path.read_text()
+    for name in names:
+        start = f'<!-- evidence: {name} -->'
+        before, mark, rest = text.partition(start)
+        if not mark or END not in rest:
+            raise UserError(f'{path} has no part between {start} and {END}')
+        after = rest.split(END, 1)[1]
+        text = f'{before}{start}\n\n{texts[name]}\n{END}{after}'
+    return text
+
+
+def has_plot_of(lines: List[Line]) -> bool:
+    """Whether the plot is there, of the same numbers."""
+    path = FIGURE.with_suffix('.csv')
+    if not path.is_file() or not FIGURE.with_suffix('.png').is_file():
+        return False
+    rows = [plots.cells(row) for row in evidence.plot_rows(lines)]
+    with path.open(newline='') as file:
+        return list(csv.reader(file)) == [list(evidence.PLOT_HEAD), *rows]
+
+
+@one_line_errors
+def main(argv: Optional[List[str]] = None) -> None:
+    """Update, or check."""
+    args = parse_args(argv)
+    lines = read_lines(RESULTS)
+    texts = parts(lines)
+    stale = []
+    pages = {PAGE: [*EXPERIMENTS, 'paper'], README: ['summary']}
+    for path, names in pages.items():
+        text = filled(path, names, texts)
+        if path.read_text() != text:
+            stale.append(path)
+            if not args.check:
+                path.write_text(text)
+    if lines and not has_plot_of(lines):
+        stale.append(FIGURE.with_suffix('.png'))
+        if not args.check:
+            rows = evidence.plot_rows(lines)
+            plots.save(evidence.draw(lines), FIGURE, evidence.PLOT_HEAD, rows)
+    for path in stale:
+        print(f'{"out of date" if args.check else "updated"}: {path.relative_to(ROOT)}')
+    if args.check and stale:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
