@@ -91,9 +91,14 @@ LEAKS = {
 @pytest.mark.parametrize('leak, found', LEAKS.values(), ids=list(LEAKS))
 def test_leaks_are_seen(leak, found):
     """The watch that the long test relies on."""
-    code = f'import time\nkept = []\nwhile True:\n    {leak}\n    time.sleep(0.01)'
-    process = subprocess.Popen([sys.executable, '-c', code])
+    code = (
+        'import time\nkept = []\nprint("started", flush=True)\n'
+        f'while True:\n    {leak}\n    time.sleep(0.01)'
+    )
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
     try:
+        process.stdout.readline()  # where it has yet to start, that is growth
         samples = watch(process, 3, 0.05)
     finally:
         process.kill()
