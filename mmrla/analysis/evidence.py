@@ -44,7 +44,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 
 def _signed(value: float, decimals: int) -> str:
-    return f'{value:+.{decimals}f}'.replace('-', '\N{MINUS SIGN}')
+    # Plus zero: what rounds to zero is not shown as minus zero.
+    return f'{round(value, decimals) + 0.0:+.{decimals}f}'.replace(
+        '-', '\N{MINUS SIGN}'
+    )
 
 
 def _mean(score: Score, scores: Sequence[float]) -> str:
