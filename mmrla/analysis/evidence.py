@@ -31,8 +31,6 @@ __all__ = [
 
 #: Columns of :func:`plot_rows`.
 PLOT_HEAD = ('experiment', 'network', 'score', 'seed', 'value')
-#: Name of the published score in the metafiles.
-PAPER_SCORE = 'Top 1 Error (paper)'
 _NOT_RUN = 'No run is recorded yet.\n'
 
 

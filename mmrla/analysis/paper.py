@@ -13,9 +13,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+import yaml
+
 from ..engine.config import load_config
 from .complexity import DECIMAL_UNITS, PAPER_UNITS
 from .networks import build, count
+
+#: Name of the published score in the metafiles.
+_ERROR = 'Top 1 Error (paper)'
 
 #: How far a CIFAR parameter count may be from the paper's.
 CIFAR_TOLERANCE = 0.015
@@ -485,3 +490,15 @@ def rebuild(configs: Path, tables: Sequence[Table] = TABLES) -> Dict[int, List[R
     """
     counter = Counter(configs)
     return {table.number: [counter.row(row) for row in table.rows] for table in tables}
+
+
+def published_errors(configs: Path) -> Dict[str, float]:
+    """The paper's top-1 errors by config, relative to the folder of configs."""
+    errors = {}
+    for path in sorted(configs.glob('*/metafile.yml')):
+        for model in yaml.safe_load(path.read_text(encoding='utf-8'))['Models']:
+            for result in model.get('Results') or ():
+                if _ERROR in result['Metrics']:
+                    config = model['Config'].replace('configs/', '', 1)
+                    errors[config] = float(result['Metrics'][_ERROR])
+    return errors

@@ -9,17 +9,13 @@ The scores are the paper's (Table 3), read from the metafiles of the configs.
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
-
-import yaml
+from typing import Any, List, Optional, Tuple
 
 from mmrla.analysis import plots
-from mmrla.analysis.paper import TABLES
+from mmrla.analysis.paper import TABLES, published_errors
 from mmrla.engine.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Name of the published score in the metafiles.
-_SCORE = 'Top 1 Error (paper)'
 
 Point = Tuple[float, float]
 
@@ -128,22 +124,10 @@ def draw_recurrence() -> Any:
 # --- cost and error -----------------------------------------------------------
 
 
-def published_errors() -> Dict[str, float]:
-    """The paper's top-1 errors by config, relative to the folder of configs."""
-    errors = {}
-    for path in sorted((ROOT / 'configs').glob('*/metafile.yml')):
-        for model in yaml.safe_load(path.read_text(encoding='utf-8'))['Models']:
-            for result in model.get('Results') or ():
-                if _SCORE in result['Metrics']:
-                    config = model['Config'].replace('configs/', '', 1)
-                    errors[config] = float(result['Metrics'][_SCORE])
-    return errors
-
-
 def cost_rows() -> List[Tuple[str, str, float, float]]:
     """Rows (network, module, GFLOPs, top-1 error) of Table 3's ResNets."""
     (table,) = (t for t in TABLES if t.number == 3)
-    errors = published_errors()
+    errors = published_errors(ROOT / 'configs')
     rows, network = [], ''
     for row in table.rows:
         if not row.model.startswith('+'):

@@ -26,6 +26,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
 
+from mmrla.analysis.runs import read_scalars
 from mmrla.engine import checks, config
 from mmrla.engine.errors import UserError, config_errors, one_line_errors
 
@@ -174,11 +175,9 @@ def lower(cfg: Config, args: argparse.Namespace) -> None:
 def losses(work_dir: Path) -> List[List[float]]:
     """Losses of each epoch, from a run's log."""
     epochs: Dict[int, List[float]] = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            values = json.loads(line)
-            if 'loss' in values:
-                epochs.setdefault(values['epoch'], []).append(values['loss'])
+    for values in read_scalars(work_dir):
+        if 'loss' in values:
+            epochs.setdefault(values['epoch'], []).append(values['loss'])
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 

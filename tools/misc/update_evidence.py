@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
-import yaml
-
 from mmrla.analysis import evidence, plots
 from mmrla.analysis.experiments import CIFAR10, EXPERIMENTS, Line, read_lines
+from mmrla.analysis.paper import published_errors
 from mmrla.engine.errors import UserError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,18 +40,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def published() -> Dict[str, float]:
-    """The paper's top-1 error by config, from the metafiles."""
-    entries = [
-        entry
-        for path in sorted(ROOT.glob('configs/*/metafile.yml'))
-        for entry in yaml.safe_load(path.read_text())['Models']
-    ]
-    scores = {
-        entry['Name']: result['Metrics'].get(evidence.PAPER_SCORE)
-        for entry in entries
-        for result in entry['Results']
-    }
-    return {name: score for name, score in scores.items() if score is not None}
+    """The paper's top-1 error by the name of the config."""
+    errors = published_errors(ROOT / 'configs')
+    return {Path(config).stem: error for config, error in errors.items()}
 
 
 def parts(lines: List[Line]) -> Dict[str, str]:
