@@ -79,7 +79,7 @@ RECIPES = {
     'rtmdet_*_8xb32-300e_coco': Recipe(
         'AdamW', 0.004, 0.05, {2: 1, 150: 1, 200: 0.7625}, warmup=1000
     ),
-    '*_1xb4-4e_hard-digits': Recipe(
+    '*_1xb4-12e_hard-digits': Recipe(
         'AdamW', 2e-3, 0.05, {1: 0.855, 2: 0.505}, warmup=50
     ),
     'deformable-detr_*_16xb2-50e_coco': Recipe(

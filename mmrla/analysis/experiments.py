@@ -269,7 +269,7 @@ def _digits(
         networks=tuple(
             Network(
                 label,
-                f'{detector}_{name}_fpn_1xb4-4e_hard-digits',
+                f'{detector}_{name}_fpn_1xb4-12e_hard-digits',
                 None if label == 'ResNet' else 'ResNet',
             )
             for label, name in networks

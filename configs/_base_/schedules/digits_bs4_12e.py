@@ -1,7 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = 'digits_bs8_8e.py'
 
-max_epochs = 4
+max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),

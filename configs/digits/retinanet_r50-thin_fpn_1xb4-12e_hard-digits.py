@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/retinanet_r50-thin_fpn.py',
     '../_base_/datasets/hard_digit_scenes.py',
-    '../_base_/schedules/digits_bs4_4e.py',
+    '../_base_/schedules/digits_bs4_12e.py',
     '../_base_/digits_runtime.py',
 ]
 

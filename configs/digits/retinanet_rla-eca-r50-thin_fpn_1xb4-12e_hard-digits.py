@@ -1,4 +1,4 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'retinanet_rla-r50-thin_fpn_1xb4-4e_hard-digits.py'
+_base_ = 'retinanet_rla-r50-thin_fpn_1xb4-12e_hard-digits.py'
 
 model = dict(backbone=dict(attention=dict(type='ECALayer')))
