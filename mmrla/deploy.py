@@ -172,7 +172,7 @@ class DeployedBottleneck(DeployedBlock):
         """Residual, identity and C1 of the residual."""
         z = self.block.middle(self.first(x, h, first))
         update = None if self.compress is None else self.compress(z)
-        y = self.block.end(self.block.conv3(z))[0]
+        y = self.block.end(z)[0]
         return y, self.block.downsample(x), update
 
 

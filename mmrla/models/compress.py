@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""C1 of the residual, without keeping the residual for the backward pass.
+"""The end of a bottleneck's residual branch, and C1 of it, from a quarter of the maps.
 
-The norm or attention before C1 keeps what it reads; the gradient of C1's weight
-follows from that.
+The last conv is a product, u = W z, and z has a quarter of u's channels. Whatever is
+linear in u follows from z: C1 of the normalised u, and the gradients through the norm.
 """
 
 from typing import Any, Optional, Tuple
@@ -12,6 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers.attention import ChannelAttention
+
+#: Pixels (of all images) for each channel of z from which on products of weights,
+#: C1 W and W^T W, cost less than the passes over maps that they save.
+_PIXELS_PER_CHANNEL = 32
 
 #: Whether torch.compile traces what runs.
 _is_compiling = (
@@ -40,6 +44,11 @@ def _is_autocasting(device: torch.device) -> bool:
     return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
+def _is_watched(module: nn.Module) -> bool:
+    """Whether hooks wait for a call of a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def is_plain_conv(conv: nn.Module) -> bool:
     """Whether a module is an ungrouped conv that nobody watches.
 
@@ -50,28 +59,73 @@ def is_plain_conv(conv: nn.Module) -> bool:
         type(conv) is nn.Conv2d
         and conv.groups == 1
         and conv.padding_mode == 'zeros'
-        and not conv._forward_pre_hooks
-        and not conv._forward_hooks
+        and not _is_watched(conv)
     )
 
 
-def _gradient_of_compressed(
-    grad_y: Optional[Tensor],
-    grad_update: Optional[Tensor],
-    kept: Tensor,
-    weight: Tensor,
-    needs_weight: bool,
-) -> Tuple[Optional[Tensor], Optional[Tensor]]:
-    """Gradients of y, which C1 and the addition read, and of ``conv(kept)``'s weight.
+class _ConvNorm(torch.autograd.Function):
+    """``y = norm(u)``, ``u = conv(z)``, and the norm's mean and 1/std; keeps z only.
 
-    In one place, as autograd would make a map of its own for the sum.
+    With xhat = (u - mean) / std over n pixels, the gradient of u is
+    gamma / std * (grad_y - sum(grad_y) / n - xhat * sum(grad_y * xhat) / n). It is
+    not computed: conv's gradients are products with z of grad_y, of 1 and of
+    u = W z, the last with z's Gram matrix sum(z z^T); sum(grad_y * u) is the
+    diagonal of sum(grad_y z^T) W^T.
     """
-    if grad_update is None:
-        return grad_y, None
-    grad, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad_update,
-        kept,
-        weight,
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        statistics: Tuple[Tensor, Tensor],
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        y, mean, invstd = torch.native_batch_norm(
+            F.conv2d(z, weight), gamma, beta, *statistics, training, momentum, eps
+        )
+        if not training:
+            mean, invstd = statistics[0].clone(), torch.rsqrt(statistics[1] + eps)
+            ctx.mark_non_differentiable(mean, invstd)
+        ctx.training = training
+        ctx.save_for_backward(z, weight, gamma, mean, invstd)
+        return y, mean, invstd
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_invstd: Tensor
+    ) -> Tuple[Optional[Tensor], ...]:
+        z, weight, gamma, mean, invstd = ctx.saved_tensors
+        w, scale = weight.flatten(1), gamma * invstd
+        grad_z, product = _conv_backward(grad_y, z, w * scale[:, None])
+        grad_beta = grad_y.sum((0, 2, 3))
+        grad_gamma = ((product * w).sum(1) - mean * grad_beta) * invstd
+        grad_w = product * scale[:, None]
+        if ctx.training:
+            # The mean and 1/std depend on u: its gradient has slope * u + offset.
+            pixels = z.numel() // z.shape[1]
+            slope = -(scale * grad_gamma + grad_invstd * invstd**2) * invstd / pixels
+            offset = (grad_mean - scale * grad_beta) / pixels - slope * mean
+            gram = _conv_backward(z, z, w[: w.shape[1]], needs_input=False)[1]
+            grad_w += slope[:, None] * (w @ gram) + offset.outer(z.sum((0, 2, 3)))
+            of_u = w.t() @ (slope[:, None] * w)
+            grad_z += F.conv2d(z, of_u[:, :, None, None], w.t() @ offset)
+        grads = (grad_z, grad_w.view_as(weight), grad_gamma, grad_beta)
+        return (*grads, None, None, None, None)
+
+
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, needs_input: bool = True
+) -> Tuple[Tensor, Tensor]:
+    """Gradients of a 1x1 conv's input, (N, C, H, W), and of its weight, (C', C)."""
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight[:, :, None, None],
         None,
         [1, 1],
         [0, 0],
@@ -79,97 +133,18 @@ def _gradient_of_compressed(
         False,
         [0, 0],
         1,
-        [True, needs_weight, False],
+        [needs_input, True, False],
     )
-    return grad if grad_y is None else grad.add_(grad_y), grad_weight
+    return grad_x, grad_weight.flatten(1)
 
 
-class _NormAndCompress(torch.autograd.Function):
-    """``y = (u - mean) * invstd * gamma + beta`` and ``conv(y)``; keeps u only.
-
-    The weight's gradient, a product of the output's gradient and y, is linear in y:
-    it follows from the product with u.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        weight: Tensor,
-        statistics: Tuple[Tensor, Tensor],
-        training: bool,
-        momentum: float,
-        eps: float,
-    ) -> Tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.training, ctx.eps = training, eps
-        y, mean, invstd = torch.native_batch_norm(
-            u, gamma, beta, *statistics, training, momentum, eps
-        )
-        if not training:
-            mean, invstd = statistics[0], torch.rsqrt(statistics[1] + eps)
-        ctx.save_for_backward(u, gamma, beta, weight, mean, invstd, *statistics)
-        return y, F.conv2d(y, weight)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, grad_y: Optional[Tensor], grad_update: Optional[Tensor]
-    ) -> Tuple[Optional[Tensor], ...]:
-        u, gamma, beta, weight, mean, invstd, *statistics = ctx.saved_tensors
-        grad, grad_weight = _gradient_of_compressed(
-            grad_y, grad_update, u, weight, ctx.needs_input_grad[3]
-        )
-        if grad is None:
-            return (None,) * 8
-        if grad_weight is not None and grad_update is not None:
-            total = grad_update.sum((0, 2, 3))
-            product = grad_weight.flatten(1) - total.outer(mean)
-            product = product * (invstd * gamma) + total.outer(beta)
-            grad_weight = product.view_as(weight)
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad,
-            u,
-            gamma,
-            *statistics,
-            mean,
-            invstd,
-            ctx.training,
-            ctx.eps,
-            ctx.needs_input_grad[:3],
-        )
-        return (*grads, grad_weight, None, None, None, None)
-
-
-class _ScaleAndCompress(torch.autograd.Function):
-    """``y = n * scale``, scale (N, C), and ``conv(y)``; keeps n only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, n: Tensor, scale: Tensor, weight: Tensor
-    ) -> Tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(n, scale, weight)
-        y = n * scale[:, :, None, None]
-        return y, F.conv2d(y, weight)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, grad_y: Optional[Tensor], grad_update: Optional[Tensor]
-    ) -> Tuple[Optional[Tensor], ...]:
-        n, scale, weight = ctx.saved_tensors
-        grad, _ = _gradient_of_compressed(grad_y, grad_update, n, weight, False)
-        grad_n = grad_scale = grad_weight = None
-        if grad_update is not None and ctx.needs_input_grad[2]:
-            product = grad_update.flatten(2) @ n.flatten(2).transpose(1, 2)  # (N, k, C)
-            grad_weight = (product * scale[:, None]).sum(0).view_as(weight)
-        if grad is not None:
-            grad_scale = (grad * n).sum((2, 3))
-            grad_n = grad * scale[:, :, None, None]
-        return grad_n, grad_scale, grad_weight
+def _product_by_image(weight: Tensor, x: Tensor) -> Tensor:
+    """A 1x1 conv of x, (N, C, H, W), with a weight for each image, (N, k, C)."""
+    if x.is_contiguous():
+        return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+    product = (pixels @ weight.transpose(1, 2)).unflatten(1, x.shape[2:])
+    return product.permute(0, 3, 1, 2)
 
 
 def may_be_kept() -> bool:
@@ -177,75 +152,108 @@ def may_be_kept() -> bool:
     return torch.is_grad_enabled() or torch.jit.is_tracing()
 
 
-def _calls_for_modules(module: nn.Module, compress: nn.Module, x: Tensor) -> bool:
-    """Whether the modules are to be called, whatever autograd keeps."""
+def _is_product(conv: nn.Module) -> bool:
+    """Whether a module is a 1x1 conv without bias that nobody watches."""
     return (
-        _is_compiling()
-        or torch.jit.is_tracing()
-        or _is_autocasting(x.device)
-        or bool(module._forward_hooks or module._forward_pre_hooks)
-        or not is_plain_conv(compress)
-        or compress.bias is not None
+        is_plain_conv(conv)
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.bias is None
     )
 
 
-def norm_and_compress(
-    norm: nn.Module, compress: nn.Module, u: Tensor
-) -> Tuple[Tensor, Tensor, bool]:
-    """``y = norm(u)``, ``compress(y)``, and whether y is kept for the latter.
+def _is_tracking_norm(norm: nn.Module) -> bool:
+    """Whether a module is a batch norm as usual that nobody watches."""
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.running_mean is not None
+        and norm.momentum is not None
+        and not _is_watched(norm)
+    )
+
+
+def _pays_off(
+    conv: nn.Module,
+    norm: nn.Module,
+    attention: nn.Module,
+    compress: Optional[nn.Module],
+    z: Tensor,
+) -> bool:
+    """Whether :class:`_ConvNorm` can be used, and costs less than the modules."""
+    return (
+        torch.is_grad_enabled()
+        # Before shapes are asked for, which traces would record.
+        and not _is_compiling()
+        and not torch.jit.is_tracing()
+        and z.requires_grad
+        and z.numel() >= _PIXELS_PER_CHANNEL * z.shape[1] ** 2
+        and z.dtype in (torch.float32, torch.float64)
+        and not _is_autocasting(z.device)
+        and _is_product(conv)
+        and (compress is None or _is_product(compress))
+        and _is_tracking_norm(norm)
+        and (
+            compress is None
+            or isinstance(attention, nn.Identity)
+            or (isinstance(attention, ChannelAttention) and not _is_watched(attention))
+        )
+    )
+
+
+def end_of_branch(
+    conv: nn.Module,
+    norm: nn.Module,
+    attention: nn.Module,
+    compress: Optional[nn.Module],
+    z: Tensor,
+) -> Tuple[Tensor, Optional[Tensor], bool]:
+    """``y = attention(norm(conv(z)))`` and ``compress(y)``.
 
     Args:
-        norm: The norm that ends a residual branch.
-        compress: C1.
-        u: What the norm reads, (N, C, H, W).
+        conv: The last conv of a residual branch.
+        norm: The norm after it.
+        attention: Attention after that, or nn.Identity.
+        compress: C1, or None to leave it out.
+        z: What the conv reads, (N, C', H, W).
 
     Returns:
-        y, (N, C, H, W); C1(y), (N, k, H, W); False if y may be overwritten.
+        y, (N, C, H, W); C1(y), (N, k, H, W), or None; and whether autograd keeps
+        y for C1: if not, it may be overwritten.
     """
-    needs_gradient = torch.is_grad_enabled() and u.requires_grad
-    if (
-        not needs_gradient
-        or _calls_for_modules(norm, compress, u)
-        or type(norm) is not nn.BatchNorm2d
-        or not norm.affine
-        or norm.running_mean is None
-        or norm.running_var is None
-        or norm.momentum is None
-    ):
-        y = norm(u)
+    if not _pays_off(conv, norm, attention, compress, z):
+        y = attention(norm(conv(z)))
+        if compress is None:
+            return y, None, False
         return y, compress(y), may_be_kept()
     # What nn.BatchNorm2d does, with its statistics.
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    y, update = _NormAndCompress.apply(
-        u,
+    y, mean, invstd = _ConvNorm.apply(
+        z,
+        conv.weight,
         norm.weight,
         norm.bias,
-        compress.weight,
         (norm.running_mean, norm.running_var),
         norm.training,
         norm.momentum,
         norm.eps,
     )
-    return y, update, False
-
-
-def scale_and_compress(
-    attention: ChannelAttention, compress: nn.Module, n: Tensor
-) -> Tuple[Tensor, Tensor, bool]:
-    """``y = attention(n)``, ``compress(y)``, and whether y is kept for the latter.
-
-    Args:
-        attention: The attention that ends a residual branch.
-        compress: C1.
-        n: What it reads, (N, C, H, W).
-
-    Returns:
-        As :func:`norm_and_compress`.
-    """
-    needs_gradient = torch.is_grad_enabled() and n.requires_grad
-    if not needs_gradient or _calls_for_modules(attention, compress, n):
-        y = attention(n)
-        return y, compress(y), may_be_kept()
-    y, update = _ScaleAndCompress.apply(n, attention.scale(n), compress.weight)
-    return y, update, False
+    if compress is None:
+        return attention(y), None, False
+    # y = scale * conv(z) + shift, for each channel; C1(y) is a conv of z.
+    scale = norm.weight * invstd
+    shift = norm.bias - scale * mean
+    w, c1 = conv.weight.flatten(1), compress.weight.flatten(1)
+    if isinstance(attention, nn.Identity):
+        of_z = ((c1 * scale) @ w)[:, :, None, None]
+        return y, F.conv2d(z, of_z, c1 @ shift), False
+    # With attention, a conv of its own for each image.
+    factor = attention.scale(y)
+    of_z = (c1 * (factor * scale)[:, None]) @ w  # (N, k, C')
+    offset = (factor * shift) @ c1.t()  # (N, k)
+    return (
+        y * factor[:, :, None, None],
+        _product_by_image(of_z, z) + offset[:, :, None, None],
+        False,
+    )

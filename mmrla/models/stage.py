@@ -48,15 +48,15 @@ class RLABlock(BaseModule):
         raise NotImplementedError
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
-        """The residual before :meth:`end`, and the (projected) identity.
+        """What :meth:`end` reads, and the (projected) identity.
 
         Args:
             x: Main features (N, C, H, W).
             h: Hidden state (N, k, H, W) at the same resolution; None is zero.
 
         Returns:
-            Both (N, out_channels, H', W'); the identity is None in a block
-            without one.
+            What the residual ends in, (N, C', H', W'), and the identity, (N,
+            out_channels, H', W'), or None in a block without one.
         """
         raise NotImplementedError
 

@@ -1,144 +1,230 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""C1 that keeps the norm's input instead of its output: the same numbers."""
+"""The end of a residual branch by products with its input: the same numbers."""
 
 from copy import deepcopy
-from typing import Any, List
+from typing import Any, Callable, List, Optional, Tuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrla.models.compress import norm_and_compress, scale_and_compress
-from mmrla.models.layers import ECALayer
+from mmrla.models.compress import end_of_branch
+from mmrla.models.layers import ECALayer, SELayer
+
+#: Conv, norm, attention and C1.
+Parts = Tuple[nn.Module, nn.Module, nn.Module, nn.Module]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-def _norm(**kwargs: Any) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(6, **kwargs).double()
+def _conv(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, **{'bias': False, **kwargs})
+
+
+def _each(function: Callable[[nn.Module], nn.Module], parts: Parts) -> Parts:
+    conv, norm, attention, compress = map(function, parts)
+    return conv, norm, attention, compress
+
+
+def _end(
+    attention: Optional[nn.Module] = None,
+    training: bool = True,
+    dtype: torch.dtype = torch.double,
+    channels: int = 3,
+) -> Parts:
+    """What ends a branch, with numbers as in the midst of a training."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4 * channels)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     nn.init.normal_(norm.running_mean)
     nn.init.uniform_(norm.running_var, 0.5, 2)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    return norm
+    parts = (
+        _conv(channels, 4 * channels),
+        norm,
+        attention or nn.Identity(),
+        _conv(4 * channels, 2),
+    )
+    return _each(lambda part: part.to(dtype).train(training), parts)
 
 
-def _run(norm: nn.Module, compress: nn.Module, u: Tensor, watch: bool) -> List[Any]:
+def _images(
+    layout: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.double,
+    channels: int = 3,
+) -> Tensor:
+    """As after a ReLU: means that are large beside the deviations."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(2, channels, 9, 11, generator=generator, dtype=torch.double)
+    return torch.relu(z + 2).to(dtype).contiguous(memory_format=layout)
+
+
+def _run(
+    parts: Parts,
+    z: Tensor,
+    watch: bool = False,
+    loss: Optional[Callable[[Tensor, Tensor], Tensor]] = None,
+) -> List[Any]:
     """Outputs, gradients and statistics; the usual way for a conv with hooks."""
-    norm, compress = deepcopy(norm), deepcopy(compress)
+    parts = deepcopy(parts)
     if watch:
-        compress.register_forward_hook(lambda *args: None)
-    u = u.clone().requires_grad_()
-    y, update, kept = norm_and_compress(norm, compress, u)
+        parts[0].register_forward_hook(lambda *args: None)
+    z = z.clone(memory_format=torch.preserve_format).requires_grad_()
+    y, update, kept = end_of_branch(*parts, z)
+    assert update is not None
     assert kept == watch
-    (y.square().sum() + update.pow(3).sum()).backward()
-    grads = [p.grad for p in (u, *norm.parameters(), *compress.parameters())]
-    return [y, update, *grads, *norm.buffers()]
+    (loss(y, update) if loss else y.square().sum() + update.pow(3).sum()).backward()
+    grads = [p.grad for part in parts for p in part.parameters()]
+    return [y, update, z.grad, *grads, *parts[1].buffers()]
+
+
+def _assert_equal(ours: List[Any], usual: List[Any]) -> None:
+    assert len(ours) == len(usual)
+    for a, b in zip(ours, usual):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_equals_norm_then_conv(training: bool, layout: torch.memory_format) -> None:
-    torch.manual_seed(0)
-    norm = _norm().train(training)
-    compress = nn.Conv2d(6, 3, 1, bias=False).double()
-    # Means that are large beside the deviations.
-    u = torch.randn(2, 6, 5, 7).double() + 10 * torch.randn(6, 1, 1)
-    u = u.contiguous(memory_format=layout)
-    usual, ours = (_run(norm, compress, u, watch) for watch in (True, False))
-    assert len(usual) == len(ours) == 9
-    for a, b in zip(usual, ours):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('attention', [None, ECALayer, SELayer])
+def test_equals_the_modules(
+    training: bool, layout: torch.memory_format, attention: Any
+) -> None:
+    parts = _end(attention and attention(12), training)
+    ours, usual = (_run(parts, _images(layout), watch) for watch in (False, True))
+    _assert_equal(ours, usual)
+    for a in ours[:3]:
+        assert a.is_contiguous(memory_format=layout)
 
 
-def test_the_norms_output_is_not_kept() -> None:
-    u = torch.randn(2, 6, 5, 7, dtype=torch.double, requires_grad=True)
-    compress = nn.Conv2d(6, 3, 1, bias=False).double()
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_single_precision_is_as_exact_as_the_modules(
+    layout: torch.memory_format,
+) -> None:
+    def run(dtype: torch.dtype, watch: bool) -> List[Tensor]:
+        z = _images(layout, torch.float, 6).to(dtype)
+        parts = _end(dtype=torch.float, channels=6)
+        return _run(_each(lambda part: part.to(dtype), parts), z, watch)[:-1]  # no counter
+
+    exact = run(torch.double, True)
+    for ours, usual, truth in zip(
+        run(torch.float, False), run(torch.float, True), exact
+    ):
+        errors = [float((x - truth).norm() / truth.norm()) for x in (ours, usual)]
+        assert errors[0] < max(8 * errors[1], 1e-6)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_without_c1_too(training: bool) -> None:
+    results = []
+    for watch in (False, True):
+        conv, norm, attention, _ = _end(training=training)
+        if watch:
+            norm.register_forward_hook(lambda *args: None)
+        z = _images().requires_grad_()
+        y, update, kept = end_of_branch(conv, norm, attention, None, z)
+        assert update is None
+        assert not kept
+        y.pow(3).sum().backward()
+        parameters = [*conv.parameters(), *norm.parameters()]
+        results.append([y, z.grad, *(p.grad for p in parameters), *norm.buffers()])
+    _assert_equal(*results)
+
+
+def test_gradients_have_gradients() -> None:
+    parts = _end()
+
+    def function(z: Tensor) -> Any:
+        return end_of_branch(*deepcopy(parts), z)[:2]
+
+    z = _images()[:1, :, :6].requires_grad_()
+    assert torch.autograd.gradcheck(function, z)
+    assert torch.autograd.gradgradcheck(function, z)
+
+
+def test_only_what_the_conv_reads_is_kept() -> None:
+    parts, z = _end(), _images().requires_grad_()
     maps = set()
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.shape == u.shape:
+        if tensor.dim() == 4 and tensor.shape[2:] == z.shape[2:]:
             maps.add(tensor.data_ptr())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        norm_and_compress(_norm(), compress, u)
-    assert maps == {u.data_ptr()}
+        end_of_branch(*parts, z)
+    assert maps == {z.data_ptr()}
 
 
 @pytest.mark.parametrize(
-    ('norm', 'compress'),
+    ('place', 'part'),
     [
-        (nn.GroupNorm(2, 6), nn.Conv2d(6, 3, 1, bias=False)),
-        (nn.BatchNorm2d(6, affine=False), nn.Conv2d(6, 3, 1, bias=False)),
-        (
-            nn.BatchNorm2d(6, momentum=None),  # type: ignore[arg-type]
-            nn.Conv2d(6, 3, 1, bias=False),
-        ),
-        (
-            nn.BatchNorm2d(6, track_running_stats=False),
-            nn.Conv2d(6, 3, 1, bias=False),
-        ),
-        (nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1)),
-        (nn.BatchNorm2d(6), nn.Sequential(nn.Conv2d(6, 3, 1, bias=False))),
+        (0, _conv(3, 12, bias=True)),
+        (0, nn.Conv2d(3, 12, 3, padding=1, bias=False)),
+        (0, nn.Conv2d(3, 12, 1, stride=2, bias=False)),
+        (1, nn.GroupNorm(2, 12)),
+        (1, nn.BatchNorm2d(12, affine=False)),
+        (1, nn.BatchNorm2d(12, momentum=None)),  # type: ignore[arg-type]
+        (1, nn.BatchNorm2d(12, track_running_stats=False)),
+        (2, nn.ReLU()),
+        (3, _conv(12, 2, bias=True)),
+        (3, nn.Sequential(_conv(12, 2))),
     ],
 )
-def test_other_modules_are_called(norm: nn.Module, compress: nn.Module) -> None:
-    u = torch.randn(2, 6, 5, 7, requires_grad=True)
-    y, update, kept = norm_and_compress(norm, compress, u)
+def test_other_modules_are_called(place: int, part: nn.Module) -> None:
+    parts = list(_end(dtype=torch.float))
+    parts[place] = part
+    conv, norm, attention, compress = parts
+    z = _images(dtype=torch.float).requires_grad_()
+    y, update, kept = end_of_branch(conv, norm, attention, compress, z)
     assert kept
     torch.testing.assert_close(update, compress(y))
 
 
+def test_few_pixels_take_the_modules() -> None:
+    parts = _end(channels=6)
+    z = _images(channels=6)[..., :4].requires_grad_()  # 72 of them
+    assert end_of_branch(*parts, z)[2]
+    assert not end_of_branch(*parts, torch.cat([z] * 8))[2]
+
+
 def test_frozen_parts_get_no_gradient() -> None:
-    norm, compress = _norm(), nn.Conv2d(6, 3, 1, bias=False).double()
-    norm.requires_grad_(False)
-    compress.requires_grad_(False)
-    u = torch.randn(2, 6, 5, 7, dtype=torch.double, requires_grad=True)
-    y, update, _ = norm_and_compress(norm.eval(), compress, u)
+    parts = _end(training=False)
+    for part in parts:
+        part.requires_grad_(False)
+    z = _images().requires_grad_()
+    y, update, _ = end_of_branch(*parts, z)
+    assert update is not None
     (y.sum() + update.sum()).backward()
-    assert u.grad is not None
-    assert compress.weight.grad is norm.weight.grad is None
-
-
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_equals_attention_then_conv(layout: torch.memory_format) -> None:
-    torch.manual_seed(0)
-    results = []
-    for watch in (True, False):
-        torch.manual_seed(0)
-        attention = ECALayer(6).double()
-        compress = nn.Conv2d(6, 3, 1, bias=False).double()
-        if watch:
-            compress.register_forward_hook(lambda *args: None)
-        n = torch.randn(2, 6, 5, 7, dtype=torch.double)
-        n = n.contiguous(memory_format=layout).requires_grad_()
-        y, update, kept = scale_and_compress(attention, compress, n)
-        assert kept == watch
-        (y.square().sum() + update.pow(3).sum()).backward()
-        grads = [p.grad for p in (n, attention.conv.weight, compress.weight)]
-        results.append([y, update, *grads])
-    for a, b in zip(*results):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+    assert z.grad is not None
+    assert all(p.grad is None for part in parts for p in part.parameters())
 
 
 @pytest.mark.parametrize('used', ['y', 'update'])
-@pytest.mark.parametrize('scaled', [False, True])
-def test_one_output_may_be_left_unread(used: str, scaled: bool) -> None:
+@pytest.mark.parametrize('attention', [None, ECALayer])
+def test_one_output_may_be_left_unread(used: str, attention: Any) -> None:
+    def loss(y: Tensor, update: Tensor) -> Tensor:
+        # y twice, as by the addition and by hooks.
+        return (y + y if used == 'y' else update).square().sum()
+
     results = []
-    for watch in (True, False):
-        torch.manual_seed(0)
-        norm, attention = _norm(), ECALayer(6).double()
-        compress = nn.Conv2d(6, 3, 1, bias=False).double()
-        if watch:
-            compress.register_forward_hook(lambda *args: None)
-        u = torch.randn(2, 6, 5, 7, dtype=torch.double, requires_grad=True)
-        if scaled:
-            y, update, _ = scale_and_compress(attention, compress, u)
-        else:
-            y, update, _ = norm_and_compress(norm, compress, u)
-        # Twice, as for the addition's two terms.
-        total = y + y if used == 'y' else update
-        total.square().sum().backward()
-        results.append(u.grad)
-    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
+    for watch in (False, True):
+        found = _run(_end(attention and attention(12)), _images(), watch, loss)
+        results.append([torch.zeros(()) if x is None else x for x in found])
+    ours, usual = results
+    for a, b in zip(ours, usual):
+        torch.testing.assert_close(a, b.expand_as(a), rtol=1e-9, atol=1e-9)
+
+
+def test_the_branch_may_be_overwritten() -> None:
+    parts, z = _end(), _images()
+    results = []
+    for in_place in (False, True):
+        copies, x = deepcopy(parts), z.clone().requires_grad_()
+        y, update, _ = end_of_branch(*copies, x)
+        assert update is not None
+        out = y.add_(1) if in_place else y + 1
+        (out.relu().square().sum() + update.sum()).backward()
+        results.append(x.grad)
+    torch.testing.assert_close(*results)

@@ -12,8 +12,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive, check_range
-from ..compress import norm_and_compress, scale_and_compress
-from ..layers import ChannelAttention, build_attention
+from ..compress import end_of_branch
+from ..layers import build_attention
 from ..rla import conv_with_hidden
 from ..stage import RLABlock
 from .base import AttentionCfg, RLABackbone, attention_of_stage
@@ -86,9 +86,9 @@ class Bottleneck(RLABlock):
         return self.conv1
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Three convs, and the identity, both (N, out_channels, H', W')."""
+        """What the last conv reads, (N, width, H', W'), and the identity."""
         y = self.middle(conv_with_hidden(self.conv1, x, h))
-        return self.conv3(y), self.downsample(x)
+        return y, self.downsample(x)
 
     def middle(self, y: Tensor) -> Tensor:
         """From the first conv's output to the last's input, (N, width, H', W')."""
@@ -98,13 +98,8 @@ class Bottleneck(RLABlock):
     def end(
         self, y: Tensor, compress: Optional[nn.Module] = None
     ) -> Tuple[Tensor, Optional[Tensor], bool]:
-        """Norm and attention: the residual; and C1 of it."""
-        if compress is not None:
-            if isinstance(self.attention, nn.Identity):
-                return norm_and_compress(self.bn3, compress, y)
-            if isinstance(self.attention, ChannelAttention):
-                return scale_and_compress(self.attention, compress, self.bn3(y))
-        return super().end(self.attention(self.bn3(y)), compress)
+        """Last conv, norm and attention: the residual; and C1 of it."""
+        return end_of_branch(self.conv3, self.bn3, self.attention, compress, y)
 
 
 @MODELS.register_module()
