@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.wiring import WiringRecord
 from .checks import check_choice
-from .compress import is_plain_conv
+from .conv_norm import is_plain_conv
 
 #: What a unit carries from block to block: (h, ) or, for ConvLSTM, (h, c), all
 #: of shape (N, rla_channels, H, W). None is the zero state.

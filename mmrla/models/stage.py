@@ -9,7 +9,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .compress import may_be_kept
+from .conv_norm import may_be_kept
 from .rla import RLAUnit, State
 
 

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive
+from ..conv_norm import conv_norm, is_watched
 from ..layers import build_attention
 from ..rla import RECURRENT_CONVS, concat_hidden
 from ..stage import RLABlock
@@ -81,9 +82,16 @@ class InvertedResidual(RLABlock):
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The residual y, (N, out_channels, H', W'), and x or None."""
-        y = concat_hidden(self.expand(x), h, self.hidden_channels)
+        y = concat_hidden(self.expanded(x), h, self.hidden_channels)
         y = self.attention(self.project(self.depthwise(y)))
         return y, x if self.has_identity else None
+
+    def expanded(self, x: Tensor) -> Tensor:
+        """What the depthwise conv reads of x, (N, expand_ratio * C, H, W)."""
+        expand = self.expand
+        if type(expand) is ConvModule and expand.with_norm and not is_watched(expand):
+            return expand.activate(conv_norm(expand.conv, expand.norm, x))
+        return expand(x)
 
 
 @MODELS.register_module()

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive, check_range
-from ..compress import end_of_branch
+from ..conv_norm import end_of_branch
 from ..layers import build_attention
 from ..rla import conv_with_hidden
 from ..stage import RLABlock

@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The end of a bottleneck's residual branch, and C1 of it, from a quarter of the maps.
+"""A 1x1 conv that widens, the norm after it, and C1 of that: in training by products.
 
-The last conv is a product, u = W z, and z has a quarter of u's channels. Whatever is
-linear in u follows from z: C1 of the normalised u, and the gradients through the norm.
+The conv is a product, u = W z, and z has a fraction of u's channels. Whatever is linear
+in u follows from z: the gradients through the norm, and C1 of the normalised u.
 """
 
 from typing import Any, Optional, Tuple
@@ -44,7 +44,7 @@ def _is_autocasting(device: torch.device) -> bool:
     return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
     """Whether hooks wait for a call of a module."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
@@ -59,7 +59,7 @@ def is_plain_conv(conv: nn.Module) -> bool:
         type(conv) is nn.Conv2d
         and conv.groups == 1
         and conv.padding_mode == 'zeros'
-        and not _is_watched(conv)
+        and not is_watched(conv)
     )
 
 
@@ -169,17 +169,11 @@ def _is_tracking_norm(norm: nn.Module) -> bool:
         and norm.affine
         and norm.running_mean is not None
         and norm.momentum is not None
-        and not _is_watched(norm)
+        and not is_watched(norm)
     )
 
 
-def _pays_off(
-    conv: nn.Module,
-    norm: nn.Module,
-    attention: nn.Module,
-    compress: Optional[nn.Module],
-    z: Tensor,
-) -> bool:
+def _pays_off(conv: nn.Module, norm: nn.Module, z: Tensor) -> bool:
     """Whether :class:`_ConvNorm` can be used, and costs less than the modules."""
     return (
         torch.is_grad_enabled()
@@ -191,21 +185,44 @@ def _pays_off(
         and z.dtype in (torch.float32, torch.float64)
         and not _is_autocasting(z.device)
         and _is_product(conv)
-        and (compress is None or _is_product(compress))
+        and conv.out_channels >= 2 * conv.in_channels
         and _is_tracking_norm(norm)
-        and (
-            compress is None
-            or isinstance(attention, nn.Identity)
-            or (isinstance(attention, ChannelAttention) and not _is_watched(attention))
-        )
     )
 
 
+def _apply(conv: Any, norm: Any, z: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """The norm of the conv, (N, C, H, W), and its mean and 1/std, (C, )."""
+    # What nn.BatchNorm2d does, with its statistics.
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return _ConvNorm.apply(
+        z,
+        conv.weight,
+        norm.weight,
+        norm.bias,
+        (norm.running_mean, norm.running_var),
+        norm.training,
+        norm.momentum,
+        norm.eps,
+    )
+
+
+def conv_norm(conv: nn.Module, norm: nn.Module, z: Tensor) -> Tensor:
+    """``norm(conv(z))``, (N, C, H, W), which may be overwritten.
+
+    Args:
+        conv: A conv.
+        norm: The norm after it.
+        z: What the conv reads, (N, C', H, W).
+    """
+    return _apply(conv, norm, z)[0] if _pays_off(conv, norm, z) else norm(conv(z))
+
+
 def end_of_branch(
-    conv: nn.Module,
-    norm: nn.Module,
+    conv: Any,
+    norm: Any,
     attention: nn.Module,
-    compress: Optional[nn.Module],
+    compress: Any,
     z: Tensor,
 ) -> Tuple[Tensor, Optional[Tensor], bool]:
     """``y = attention(norm(conv(z)))`` and ``compress(y)``.
@@ -221,31 +238,22 @@ def end_of_branch(
         y, (N, C, H, W); C1(y), (N, k, H, W), or None; and whether autograd keeps
         y for C1: if not, it may be overwritten.
     """
-    if not _pays_off(conv, norm, attention, compress, z):
-        y = attention(norm(conv(z)))
-        if compress is None:
-            return y, None, False
-        return y, compress(y), may_be_kept()
-    # What nn.BatchNorm2d does, with its statistics.
-    if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    y, mean, invstd = _ConvNorm.apply(
-        z,
-        conv.weight,
-        norm.weight,
-        norm.bias,
-        (norm.running_mean, norm.running_var),
-        norm.training,
-        norm.momentum,
-        norm.eps,
-    )
     if compress is None:
-        return attention(y), None, False
+        return attention(conv_norm(conv, norm, z)), None, False
+    scales = isinstance(attention, ChannelAttention) and not is_watched(attention)
+    if (
+        not (scales or isinstance(attention, nn.Identity))
+        or not _is_product(compress)
+        or not _pays_off(conv, norm, z)
+    ):
+        y = attention(norm(conv(z)))
+        return y, compress(y), may_be_kept()
+    y, mean, invstd = _apply(conv, norm, z)
     # y = scale * conv(z) + shift, for each channel; C1(y) is a conv of z.
     scale = norm.weight * invstd
     shift = norm.bias - scale * mean
     w, c1 = conv.weight.flatten(1), compress.weight.flatten(1)
-    if isinstance(attention, nn.Identity):
+    if not isinstance(attention, ChannelAttention):
         of_z = ((c1 * scale) @ w)[:, :, None, None]
         return y, F.conv2d(z, of_z, c1 @ shift), False
     # With attention, a conv of its own for each image.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrla.models.compress import end_of_branch
+from mmrla.models.conv_norm import end_of_branch
 from mmrla.models.layers import ECALayer, SELayer
 
 #: Conv, norm, attention and C1.
@@ -105,7 +105,9 @@ def test_single_precision_is_as_exact_as_the_modules(
     def run(dtype: torch.dtype, watch: bool) -> List[Tensor]:
         z = _images(layout, torch.float, 6).to(dtype)
         parts = _end(dtype=torch.float, channels=6)
-        return _run(_each(lambda part: part.to(dtype), parts), z, watch)[:-1]  # no counter
+        return _run(_each(lambda part: part.to(dtype), parts), z, watch)[
+            :-1
+        ]  # no counter
 
     exact = run(torch.double, True)
     for ours, usual, truth in zip(
