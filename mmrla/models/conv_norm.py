@@ -162,7 +162,7 @@ def _is_product(conv: nn.Module) -> bool:
     )
 
 
-def _is_tracking_norm(norm: nn.Module) -> bool:
+def is_tracking_norm(norm: nn.Module) -> bool:
     """Whether a module is a batch norm as usual that nobody watches."""
     return (
         type(norm) is nn.BatchNorm2d
@@ -186,7 +186,7 @@ def _pays_off(conv: nn.Module, norm: nn.Module, z: Tensor) -> bool:
         and not _is_autocasting(z.device)
         and _is_product(conv)
         and conv.out_channels >= 2 * conv.in_channels
-        and _is_tracking_norm(norm)
+        and is_tracking_norm(norm)
     )
 
 

@@ -8,14 +8,15 @@ hidden state too and is part of :class:`mmrla.models.RLANeck`.
 
 from typing import Any, List, Optional, Tuple
 
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive
-from ..conv_norm import conv_norm, is_watched
+from ..conv_norm import conv_norm, is_tracking_norm, is_watched
 from ..layers import build_attention
-from ..rla import RECURRENT_CONVS, concat_hidden
+from ..rla import RECURRENT_CONVS, concat_hidden, conv_with_hidden
 from ..stage import RLABlock
 from .base import AttentionCfg, RLABackbone, attention_of_stage
 
@@ -82,9 +83,13 @@ class InvertedResidual(RLABlock):
 
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The residual y, (N, out_channels, H', W'), and x or None."""
-        y = concat_hidden(self.expanded(x), h, self.hidden_channels)
-        y = self.attention(self.project(self.depthwise(y)))
-        return y, x if self.has_identity else None
+        z = self.expanded(x)
+        if h is None and self.hidden_channels and self._is_usual():
+            y = self._without_state(z)
+        else:
+            z = concat_hidden(z, h, self.hidden_channels)
+            y = self.project(self.depthwise(z))
+        return self.attention(y), x if self.has_identity else None
 
     def expanded(self, x: Tensor) -> Tensor:
         """What the depthwise conv reads of x, (N, expand_ratio * C, H, W)."""
@@ -92,6 +97,42 @@ class InvertedResidual(RLABlock):
         if type(expand) is ConvModule and expand.with_norm and not is_watched(expand):
             return expand.activate(conv_norm(expand.conv, expand.norm, x))
         return expand(x)
+
+    def _is_usual(self) -> bool:
+        """Whether the depthwise and the last conv and the norm are as by default."""
+        parts = self.depthwise, self.project
+        return (
+            not any(is_watched(m) for part in parts for m in part.modules())
+            and all(type(part.conv) is nn.Conv2d for part in parts)
+            and is_tracking_norm(self.depthwise.norm)
+        )
+
+    def _without_state(self, z: Tensor) -> Tensor:
+        """The residual for the zero state, whose map is not computed.
+
+        The norm makes the same value of all its pixels.
+
+        Args:
+            z: What the depthwise conv reads, without h.
+        """
+        conv, norm = self.depthwise.conv, self.depthwise.norm
+        channels = z.shape[1]
+        weight = conv.weight[:channels]
+        z = F.conv2d(z, weight, None, conv.stride, conv.padding, groups=channels)
+
+        def end(u: Tensor, part: slice) -> Tensor:
+            """The norm's part of some channels, and the activation."""
+            statistics = norm.running_mean[part], norm.running_var[part]
+            affine = norm.weight[part], norm.bias[part]
+            how = norm.training, norm.momentum, norm.eps
+            return self.depthwise.activate(F.batch_norm(u, *statistics, *affine, *how))
+
+        # Two pixels, as a norm in training needs more than one value.
+        zero = z.new_zeros((2, self.hidden_channels, 1, 1))
+        z, h = end(z, slice(channels)), end(zero, slice(channels, None))[:1]
+        if norm.training and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        return self.project.norm(conv_with_hidden(self.project.conv, z, h))
 
 
 @MODELS.register_module()

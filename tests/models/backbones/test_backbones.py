@@ -129,7 +129,8 @@ def test_compiles_as_one_graph_for_all_batch_sizes(case: Case, training: bool) -
     for batch_size in (2, 3, 5):
         x = torch.randn(batch_size, 3, 32, 32)
         for a, b in zip(compiled(x), model(x)):
-            torch.testing.assert_close(a, b)
+            # In training C1 is not compiled as it is computed otherwise.
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert counter.frame_count == 1
 
 
