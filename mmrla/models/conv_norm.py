@@ -138,13 +138,29 @@ def _conv_backward(
     return grad_x, grad_weight.flatten(1)
 
 
-def _product_by_image(weight: Tensor, x: Tensor) -> Tensor:
-    """A 1x1 conv of x, (N, C, H, W), with a weight for each image, (N, k, C)."""
-    if x.is_contiguous():
-        return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
-    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-    product = (pixels @ weight.transpose(1, 2)).unflatten(1, x.shape[2:])
-    return product.permute(0, 3, 1, 2)
+def compress_scaled(
+    compress: Tensor, factor: Tensor, weight: Tensor, bias: Tensor, z: Tensor
+) -> Tensor:
+    """C1 of ``factor * (weight z + bias)``: a 1x1 conv of z of its own for each image.
+
+    Args:
+        compress: C1's weight, (k, C).
+        factor: By how much attention scales, (N, C).
+        weight: The weight of the conv before, (C, C').
+        bias: Its bias, (C, ).
+        z: What that conv reads, (N, C', H, W).
+
+    Returns:
+        (N, k, H, W), in the layout of z.
+    """
+    of_z = (compress * factor[:, None]) @ weight  # (N, k, C')
+    offset = (factor * bias) @ compress.t()  # (N, k)
+    if z.is_contiguous():
+        update = (of_z @ z.flatten(2)).unflatten(2, z.shape[2:])
+    else:
+        pixels = z.permute(0, 2, 3, 1).flatten(1, 2) @ of_z.transpose(1, 2)
+        update = pixels.unflatten(1, z.shape[2:]).permute(0, 3, 1, 2)
+    return update + offset[:, :, None, None]
 
 
 def may_be_kept() -> bool:
@@ -187,6 +203,15 @@ def _pays_off(conv: nn.Module, norm: nn.Module, z: Tensor) -> bool:
         and _is_product(conv)
         and conv.out_channels >= 2 * conv.in_channels
         and is_tracking_norm(norm)
+    )
+
+
+def _scales_many_pixels(attention: nn.Module, z: Tensor) -> bool:
+    """Whether a conv of its own for each image, for its scales, costs less than C1."""
+    return (
+        isinstance(attention, ChannelAttention)
+        and not is_watched(attention)
+        and z.shape[2] * z.shape[3] >= 4 * z.shape[1]
     )
 
 
@@ -240,9 +265,8 @@ def end_of_branch(
     """
     if compress is None:
         return attention(conv_norm(conv, norm, z)), None, False
-    scales = isinstance(attention, ChannelAttention) and not is_watched(attention)
     if (
-        not (scales or isinstance(attention, nn.Identity))
+        not (isinstance(attention, nn.Identity) or _scales_many_pixels(attention, z))
         or not _is_product(compress)
         or not _pays_off(conv, norm, z)
     ):
@@ -256,12 +280,6 @@ def end_of_branch(
     if not isinstance(attention, ChannelAttention):
         of_z = ((c1 * scale) @ w)[:, :, None, None]
         return y, F.conv2d(z, of_z, c1 @ shift), False
-    # With attention, a conv of its own for each image.
     factor = attention.scale(y)
-    of_z = (c1 * (factor * scale)[:, None]) @ w  # (N, k, C')
-    offset = (factor * shift) @ c1.t()  # (N, k)
-    return (
-        y * factor[:, :, None, None],
-        _product_by_image(of_z, z) + offset[:, :, None, None],
-        False,
-    )
+    update = compress_scaled(c1, factor, scale[:, None] * w, shift, z)
+    return y * factor[:, :, None, None], update, False
