@@ -6,8 +6,7 @@ over main features. :func:`switch_to_deploy` removes those that it can:
 
 - batch norms are folded into the convs before them (mmcv's ``fuse_conv_bn``);
 - v1: ``C1(BN(conv3(z)))`` is one 1x1 conv of z, which has a quarter of the
-  residual's channels;
-- where channel attention stands between, it is such a conv for each image;
+  residual's channels, unless attention stands between;
 - v3: C1 and the next block's first conv both read x, and become one conv;
 - convs read x and h separately, instead of a concatenation that copies x;
 - additions overwrite one of the maps that they add.
@@ -27,14 +26,8 @@ from .models.backbones.densenet_bc import DenseNetBC
 from .models.backbones.rla_mobilenet_v2 import InvertedResidual
 from .models.backbones.rla_preact_resnet import RLAPreActResNet
 from .models.backbones.rla_resnet import Bottleneck
-from .models.conv_norm import compress_scaled
-from .models.layers import ChannelAttention
 from .models.rla import RLAUnit, State
 from .models.stage import RLABlock, RLAStage
-
-#: Channels of a bottleneck up to which a conv for each image costs less than C1 of
-#: what attention has scaled: wider ones have few pixels.
-_WIDE = 128
 
 
 def _conv(source: nn.Conv2d, weight: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
@@ -164,22 +157,14 @@ class DeployedBottleneck(DeployedBlock):
         channels = block.conv1.in_channels - hidden_channels
         self.first = SplitConv(block.conv1, channels)
         self.compress: Optional[nn.Conv2d] = None
-        #: C1's weight (k, C), where attention scales what it reads.
-        self.compress_weight: Optional[nn.Parameter] = None
         del block.conv1
 
     def join_compress(self, compress: nn.Conv2d) -> bool:
         """C1 of the residual becomes a conv of what the last conv reads."""
-        conv, attention = self.block.conv3, self.block.attention
-        if not _is_identity(self.block.bn3):
+        if not _is_identity(self.block.bn3, self.block.attention):
             return False
-        if _is_identity(attention):
-            self.compress = _product(compress, conv)
-            return True
-        if isinstance(attention, ChannelAttention) and conv.in_channels <= _WIDE:
-            self.compress_weight = nn.Parameter(compress.weight.flatten(1).clone())
-            return True
-        return False
+        self.compress = _product(compress, self.block.conv3)
+        return True
 
     def branch(
         self, x: Tensor, h: Optional[Tensor], first: Optional[Tensor]
@@ -187,15 +172,7 @@ class DeployedBottleneck(DeployedBlock):
         """Residual, identity and C1 of the residual."""
         z = self.block.middle(self.first(x, h, first))
         update = None if self.compress is None else self.compress(z)
-        if self.compress_weight is None:
-            y = self.block.end(z)[0]
-        else:
-            conv = self.block.conv3
-            y = conv(z)
-            factor = self.block.attention.scale(y)
-            scaled = conv.weight.flatten(1), _bias(conv), z
-            update = compress_scaled(self.compress_weight, factor, *scaled)
-            y = y * factor[:, :, None, None]
+        y = self.block.end(z)[0]
         return y, self.block.downsample(x), update
 
 
