@@ -108,8 +108,8 @@ def _conditions(experiment: Experiment, lines: Sequence[Line]) -> str:
         f'{first["iterations"]:,} iterations, {first["images"]:,} images in all '
         f'({first["epochs"]:g} epochs)'
     )
-    if not experiment.loss_levels:
-        text += f'; tested on {first["test_images"]:,} images'
+    which = 'the same' if experiment.loss_levels else f'{first["test_images"]:,}'
+    text += f'; tested on {which} images'
     known = {
         key: _words([line[key] for line in lines])
         for key in ('device', 'threads', 'torch', 'data', 'commit')

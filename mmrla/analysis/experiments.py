@@ -105,8 +105,8 @@ class Experiment:
         options: Settings by dotted key that replace those of all configs: the
             shortened schedule.
         scenes: The digit scenes that it needs; None for other data.
-        loss_levels: For a fit, of which nothing is tested: losses of the images
-            that are trained on, until which time is counted.
+        loss_levels: For a fit, which is tested on the images that it is trained
+            on: losses until which time is counted.
         seeds: Defaults to 0, 1 and 2.
     """
 
@@ -294,13 +294,35 @@ _SCRATCH = {
     'model.backbone.norm_eval': False,
 }
 _FIT_LEVELS = (1.0, 0.5)
+_LOAD = dict(type='LoadImageFromFile')
+_SMALL = dict(type='Resize', scale=(192, 144), keep_ratio=True)
+_BOXES = dict(type='LoadAnnotations', with_bbox=True)
+#: What is trained on, to be tested on: the metric takes the boxes from each sample,
+#: as the file of annotations has other images too.
+_TRAINED_ON = dict(
+    data_root='data/tiny_coco/',
+    ann_file='annotations/instances_train2017.json',
+    data_prefix=dict(img='train2017/'),
+    indices=[0, 1, 2, 3],
+    test_mode=False,
+    filter_cfg=dict(filter_empty_gt=True, min_size=32),
+    pipeline=[
+        _LOAD,
+        _SMALL,
+        _BOXES,
+        dict(
+            type='PackDetInputs',
+            meta_keys=('img_id', 'ori_shape', 'img_shape', 'scale_factor', 'instances'),
+        ),
+    ],
+)
 
 TINY_COCO = Experiment(
     name='tiny-coco-fit',
     title='Faster R-CNN from scratch on four COCO images',
     data='coco',
     train_images=4,
-    test_images=0,
+    test_images=4,
     networks=(
         Network('ResNet-50', 'faster-rcnn_r50_fpn_4xb2-1x_coco'),
         Network('RLA-ResNet-50', 'faster-rcnn_rla-r50_fpn_4xb2-1x_coco', 'ResNet-50'),
@@ -313,6 +335,8 @@ TINY_COCO = Experiment(
     scores=(
         Score('fit/first', 'First loss', decimals=2),
         Score('fit/last', 'Last loss', decimals=2),
+        Score('coco/bbox_mAP_50', 'AP50 on these images', factor=100, decimals=0),
+        Score('coco/bbox_mAP', 'AP on these images', factor=100, decimals=0),
         *(
             Score(f'fit/{key}_{level:g}', f'{label} to loss {level:g}', decimals=0)
             for level in _FIT_LEVELS
@@ -331,15 +355,15 @@ TINY_COCO = Experiment(
         'train_dataloader.dataset.data_root': 'data/tiny_coco/',
         'train_dataloader.dataset.indices': [0, 1, 2, 3],
         'train_dataloader.dataset.pipeline': [
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True),
-            dict(type='Resize', scale=(192, 144), keep_ratio=True),
+            _LOAD,
+            _BOXES,
+            _SMALL,
             dict(type='PackDetInputs'),
         ],
         'model.train_cfg.rcnn.sampler.num': 128,
-        'test_dataloader': None,
-        'test_cfg': None,
-        'test_evaluator': None,
+        **{f'test_dataloader.dataset.{k}': v for k, v in _TRAINED_ON.items()},
+        'test_dataloader.num_workers': 0,
+        'test_evaluator': dict(_delete_=True, type='CocoMetric', metric='bbox'),
         'optim_wrapper.optimizer': dict(
             _delete_=True, type='AdamW', lr=2e-4, weight_decay=0.05
         ),
@@ -347,7 +371,6 @@ TINY_COCO = Experiment(
         'log_processor': dict(by_epoch=False, window_size=1),
     },
     loss_levels=_FIT_LEVELS,
-    seeds=(0,),
 )
 
 #: By name.

@@ -264,7 +264,7 @@ class Job:
             last = lines[-1] if lines else 'no output'
             self.error = f'tools/{self.tool}.py: {last} (all of it: {self._log})'
             return True
-        if self.tool == 'train' and not self.run.experiment.loss_levels:
+        if self.tool == 'train':
             self._start('test', str(read_run(self.work_dir).checkpoint()))
             return False
         self._record()
@@ -323,18 +323,17 @@ class Job:
 
     def scores(self) -> Dict[str, float]:
         """What the run has given."""
+        # COCO's -1 stands for sizes that no object has.
+        tests = read_run(self.work_dir).tests
+        scores = {key: value for key, value in tests.items() if value >= 0}
         levels = self.run.experiment.loss_levels
         if levels:
             losses = by_step(read_scalars(self.work_dir), 'loss')
             cpu = self.seconds['train'][1] if self.in_one_go else None
-            fitted = fit_scores(losses, levels, cpu)
-            return {key: round(value, 4) for key, value in fitted.items()}
-        # COCO's -1 stands for sizes that no object has.
-        tests = read_run(self.work_dir).tests
-        scores = {key: value for key, value in tests.items() if value >= 0}
+            scores.update(fit_scores(losses, levels, cpu))
         for kind in ('bbox', 'segm'):
             results = self.work_dir / f'results.{kind}.json'
-            if results.is_file():
+            if results.is_file() and not levels:
                 ann_file = ROOT / self.cfg.test_evaluator.ann_file
                 scores.update(size_scores(ann_file, results, kind))
         return {key: round(value, 4) for key, value in scores.items()}
