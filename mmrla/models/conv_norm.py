@@ -5,11 +5,12 @@ The conv is a product, u = W z, and z has a fraction of u's channels. Whatever i
 in u follows from z: the gradients through the norm, and C1 of the normalised u.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .layers.attention import ChannelAttention
 
@@ -44,9 +45,34 @@ def _is_autocasting(device: torch.device) -> bool:
     return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
+#: Hooks of all modules, as torch keeps them.
+_GLOBAL_HOOKS: Tuple[Dict[int, Any], ...] = tuple(
+    getattr(torch.nn.modules.module, f'_global_{kind}_hooks')
+    for kind in ('forward', 'forward_pre', 'backward', 'backward_pre')
+)
+
+
 def is_watched(module: nn.Module) -> bool:
-    """Whether hooks wait for a call of a module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether anybody waits for a call of a module: hooks, or a forward of its own."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or (not _is_compiling() and 'forward' in module.__dict__)
+        or any(_GLOBAL_HOOKS)
+    )
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether x is computed now: by no compiler, tracer or transform of functions."""
+    return (
+        not _is_compiling()
+        and type(x) is Tensor
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad.unpack_dual(x).tangent is None
+    )
 
 
 def is_plain_conv(conv: nn.Module) -> bool:
@@ -70,7 +96,8 @@ class _ConvNorm(torch.autograd.Function):
     gamma / std * (grad_y - sum(grad_y) / n - xhat * sum(grad_y * xhat) / n). It is
     not computed: conv's gradients are products with z of grad_y, of 1 and of
     u = W z, the last with z's Gram matrix sum(z z^T); sum(grad_y * u) is the
-    diagonal of sum(grad_y z^T) W^T.
+    diagonal of sum(grad_y z^T) W^T. Means are taken off z, before products with W
+    round.
     """
 
     @staticmethod
@@ -100,21 +127,31 @@ class _ConvNorm(torch.autograd.Function):
         ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_invstd: Tensor
     ) -> Tuple[Optional[Tensor], ...]:
         z, weight, gamma, mean, invstd = ctx.saved_tensors
-        w, scale = weight.flatten(1), gamma * invstd
-        grad_z, product = _conv_backward(grad_y, z, w * scale[:, None])
-        grad_beta = grad_y.sum((0, 2, 3))
-        grad_gamma = ((product * w).sum(1) - mean * grad_beta) * invstd
-        grad_w = product * scale[:, None]
-        if ctx.training:
-            # The mean and 1/std depend on u: its gradient has slope * u + offset.
-            pixels = z.numel() // z.shape[1]
-            slope = -(scale * grad_gamma + grad_invstd * invstd**2) * invstd / pixels
-            offset = (grad_mean - scale * grad_beta) / pixels - slope * mean
-            gram = _conv_backward(z, z, w[: w.shape[1]], needs_input=False)[1]
-            grad_w += slope[:, None] * (w @ gram) + offset.outer(z.sum((0, 2, 3)))
-            of_u = w.t() @ (slope[:, None] * w)
-            grad_z += F.conv2d(z, of_u[:, :, None, None], w.t() @ offset)
-        grads = (grad_z, grad_w.view_as(weight), grad_gamma, grad_beta)
+        # Whatever autocast is on: sums of products are beyond half precision.
+        with torch.autocast(z.device.type, enabled=False):
+            w, scale = weight[:, :, 0, 0], gamma * invstd
+            grad_z, product = _conv_backward(grad_y, z, w * scale[:, None])
+            grad_beta = grad_y.sum((0, 2, 3))
+            if not ctx.training:
+                grad_gamma = ((product * w).sum(1) - mean * grad_beta) * invstd
+                grad_w = product * scale[:, None]
+            else:
+                pixels = z.numel() // z.shape[1]
+                z_mean = z.mean((0, 2, 3))
+                product = product - grad_beta[:, None] * z_mean
+                grad_gamma = (product * w).sum(1) * invstd
+                # Through mean and 1/std: slope * (u - mean) + offset more for u.
+                slope = -(scale * grad_gamma + grad_invstd * invstd**2)
+                slope = (slope * invstd / pixels)[:, None]
+                offset = (grad_mean - scale * grad_beta) / pixels
+                gram = _conv_backward(z, z, w[: w.shape[1]], needs_input=False)[1]
+                gram = gram - pixels * z_mean[:, None] * z_mean
+                grad_w = product * scale[:, None] + grad_mean[:, None] * z_mean
+                grad_w = grad_w + slope * (w @ gram)
+                of_z = w.t() @ (slope * w)
+                bias = w.t() @ offset - of_z @ z_mean
+                grad_z = grad_z + F.conv2d(z, of_z[:, :, None, None], bias)
+        grads = (grad_z, grad_w[:, :, None, None], grad_gamma, grad_beta)
         return (*grads, None, None, None, None)
 
 
@@ -135,7 +172,7 @@ def _conv_backward(
         1,
         [needs_input, True, False],
     )
-    return grad_x, grad_weight.flatten(1)
+    return grad_x, grad_weight[:, :, 0, 0]
 
 
 def compress_scaled(
@@ -179,11 +216,13 @@ def _is_product(conv: nn.Module) -> bool:
 
 
 def is_tracking_norm(norm: nn.Module) -> bool:
-    """Whether a module is a batch norm as usual that nobody watches."""
+    """Whether a module is a batch norm with affine and statistics, not watched."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.affine
+        and norm.track_running_stats
         and norm.running_mean is not None
+        and norm.running_var is not None
         and norm.momentum is not None
         and not is_watched(norm)
     )
@@ -193,9 +232,8 @@ def _pays_off(conv: nn.Module, norm: nn.Module, z: Tensor) -> bool:
     """Whether :class:`_ConvNorm` can be used, and costs less than the modules."""
     return (
         torch.is_grad_enabled()
-        # Before shapes are asked for, which traces would record.
-        and not _is_compiling()
-        and not torch.jit.is_tracing()
+        # Before shapes are asked for, which graphs would record.
+        and is_eager(z)
         and z.requires_grad
         and z.numel() >= _PIXELS_PER_CHANNEL * z.shape[1] ** 2
         and z.dtype in (torch.float32, torch.float64)
@@ -206,10 +244,16 @@ def _pays_off(conv: nn.Module, norm: nn.Module, z: Tensor) -> bool:
     )
 
 
+def _leaves_alone(attention: nn.Module) -> bool:
+    """Whether a module is nn.Identity, not watched."""
+    return type(attention) is nn.Identity and not is_watched(attention)
+
+
 def _scales_many_pixels(attention: nn.Module, z: Tensor) -> bool:
     """Whether a conv of its own for each image, for its scales, costs less than C1."""
     return (
         isinstance(attention, ChannelAttention)
+        and type(attention).forward is ChannelAttention.forward
         and not is_watched(attention)
         and z.shape[2] * z.shape[3] >= 4 * z.shape[1]
     )
@@ -265,10 +309,10 @@ def end_of_branch(
     """
     if compress is None:
         return attention(conv_norm(conv, norm, z)), None, False
-    if (
-        not (isinstance(attention, nn.Identity) or _scales_many_pixels(attention, z))
-        or not _is_product(compress)
-        or not _pays_off(conv, norm, z)
+    if not (
+        _pays_off(conv, norm, z)
+        and _is_product(compress)
+        and (_leaves_alone(attention) or _scales_many_pixels(attention, z))
     ):
         y = attention(norm(conv(z)))
         return y, compress(y), may_be_kept()
@@ -277,7 +321,7 @@ def end_of_branch(
     scale = norm.weight * invstd
     shift = norm.bias - scale * mean
     w, c1 = conv.weight.flatten(1), compress.weight.flatten(1)
-    if not isinstance(attention, ChannelAttention):
+    if _leaves_alone(attention):
         of_z = ((c1 * scale) @ w)[:, :, None, None]
         return y, F.conv2d(z, of_z, c1 @ shift), False
     factor = attention.scale(y)

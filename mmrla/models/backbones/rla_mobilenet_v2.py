@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive
-from ..conv_norm import conv_norm, is_tracking_norm, is_watched
+from ..conv_norm import conv_norm, is_eager, is_plain_conv, is_tracking_norm, is_watched
 from ..layers import build_attention
 from ..rla import RECURRENT_CONVS, concat_hidden, conv_with_hidden
 from ..stage import RLABlock
@@ -84,7 +84,7 @@ class InvertedResidual(RLABlock):
     def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The residual y, (N, out_channels, H', W'), and x or None."""
         z = self.expanded(x)
-        if h is None and self.hidden_channels and self._is_usual():
+        if h is None and self.hidden_channels and self._needs_no_zeros(z):
             y = self._without_state(z)
         else:
             z = concat_hidden(z, h, self.hidden_channels)
@@ -98,12 +98,21 @@ class InvertedResidual(RLABlock):
             return expand.activate(conv_norm(expand.conv, expand.norm, x))
         return expand(x)
 
-    def _is_usual(self) -> bool:
-        """Whether the depthwise and the last conv and the norm are as by default."""
+    def _needs_no_zeros(self, z: Tensor) -> bool:
+        """Whether :meth:`_without_state` does for z what the modules do.
+
+        Graphs keep the modules, whose norms exporters fold.
+        """
+        conv = self.depthwise.conv
         parts = self.depthwise, self.project
         return (
-            not any(is_watched(m) for part in parts for m in part.modules())
-            and all(type(part.conv) is nn.Conv2d for part in parts)
+            is_eager(z)
+            and not any(is_watched(m) for part in parts for m in part.modules())
+            and type(conv) is nn.Conv2d
+            and conv.padding_mode == 'zeros'
+            and conv.dilation == (1, 1)
+            and conv.bias is None
+            and is_plain_conv(self.project.conv)
             and is_tracking_norm(self.depthwise.norm)
         )
 
@@ -116,7 +125,7 @@ class InvertedResidual(RLABlock):
             z: What the depthwise conv reads, without h.
         """
         conv, norm = self.depthwise.conv, self.depthwise.norm
-        channels = z.shape[1]
+        channels = conv.out_channels - self.hidden_channels
         weight = conv.weight[:channels]
         z = F.conv2d(z, weight, None, conv.stride, conv.padding, groups=channels)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmrla.models.backbones import rla_mobilenet_v2
 from mmrla.models.backbones.rla_mobilenet_v2 import InvertedResidual
 
 
@@ -44,14 +45,23 @@ def test_the_zero_state_costs_no_map(training: bool, watch: str, stride: int) ->
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_the_depthwise_conv_is_not_called_for_the_zero_state(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    block = InvertedResidual(4, 3, 6, 1, 2)
-    monkeypatch.setattr(block.depthwise, 'forward', None)
-    block.branch(torch.randn(2, 4, 9, 11), None)
+def test_no_zeros_are_appended(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, x = InvertedResidual(4, 3, 6, 1, 2), torch.randn(2, 4, 9, 11)
+    monkeypatch.setattr(rla_mobilenet_v2, 'concat_hidden', None)
+    block.branch(x, None)
     with pytest.raises(TypeError):
-        block.branch(torch.randn(2, 4, 9, 11), torch.randn(2, 3, 9, 11))
+        block.branch(x, torch.randn(2, 3, 9, 11))
+
+
+@pytest.mark.parametrize('padding_mode', ['circular', 'reflect'])
+def test_other_convs_are_called(padding_mode: str) -> None:
+    torch.manual_seed(0)
+    conv_cfg = dict(type='Conv2d', padding_mode=padding_mode)
+    block = InvertedResidual(4, 3, 6, 1, 2, conv_cfg=conv_cfg).eval()
+    assert block.depthwise.conv.padding_mode == padding_mode
+    x = torch.randn(2, 4, 9, 11)
+    y, _ = block.branch(x, None)
+    torch.testing.assert_close(y, block.branch(x, torch.zeros(2, 3, 9, 11))[0])
 
 
 def test_the_expansion_is_by_products() -> None:
