@@ -80,7 +80,7 @@ RECIPES = {
         'AdamW', 0.004, 0.05, {2: 1, 150: 1, 200: 0.7625}, warmup=1000
     ),
     '*_1xb4-12e_hard-digits': Recipe(
-        'AdamW', 2e-3, 0.05, {1: 0.855, 2: 0.505}, warmup=50
+        'AdamW', 2e-3, 0.05, {3: 0.855, 6: 0.505}, warmup=50
     ),
     'deformable-detr_*_16xb2-50e_coco': Recipe(
         'AdamW', 2e-4, 1e-4, {0: 1, 39: 1, 40: 0.1}

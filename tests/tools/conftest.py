@@ -24,11 +24,13 @@ def subclasses(cls):
 
 @contextmanager
 def isolated():
-    """Take back what a run leaves in MMEngine's global places."""
+    """A run that finds nothing in MMEngine's global places, and leaves nothing."""
     from mmengine.runner.checkpoint import CheckpointLoader
     from mmengine.utils import ManagerMixin
 
     instances = {m: dict(m._instance_dict) for m in subclasses(ManagerMixin)}
+    for manager in instances:
+        manager._instance_dict.clear()
     schemes = CheckpointLoader._schemes.copy()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are too thin for more

@@ -27,7 +27,9 @@ class Sample(NamedTuple):
     """What a process holds at a moment."""
 
     seconds: float
-    memory: float  # MiB, of its children too; pages that they share counted once
+    # MiB, of its children too; pages that they share counted once. Without those of
+    # files, which are shared with other processes that come and go.
+    memory: float
     files: int  # open ones, without those of children, which come and go
 
 
@@ -51,7 +53,7 @@ def sample(pid: int, seconds: float) -> Sample:
         memory += sum(
             int(line.split()[1])
             for line in rollup.splitlines()
-            if line.startswith('Pss:')
+            if line.startswith(('Pss_Anon:', 'Pss_Shmem:'))
         )
     return Sample(seconds, memory / 1024, len(os.listdir(f'/proc/{pid}/fd')))
 
