@@ -371,6 +371,7 @@ TINY_COCO = Experiment(
         'log_processor': dict(by_epoch=False, window_size=1),
     },
     loss_levels=_FIT_LEVELS,
+    seeds=(0, 1),
 )
 
 #: By name.
