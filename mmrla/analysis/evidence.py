@@ -19,6 +19,7 @@ from .experiments import (
     summary,
     values,
 )
+from .markdown import table
 
 __all__ = [
     'PLOT_HEAD',
@@ -32,13 +33,6 @@ __all__ = [
 #: Columns of :func:`plot_rows`.
 PLOT_HEAD = ('experiment', 'network', 'score', 'seed', 'value')
 _NOT_RUN = 'No run is recorded yet.\n'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table of Markdown; the first columns are words, the others numbers."""
-    marks = ['---'] * left + ['---:'] * (len(head) - left)
-    lines = [head, marks, *rows]
-    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
 def _signed(value: float, decimals: int) -> str:
@@ -148,7 +142,7 @@ def experiment_text(experiment: Experiment, lines: Sequence[Line]) -> str:
         rows.append([network.label, str(len(runs)), *scores, cost])
     head = ['Network', 'Runs', *(score.label for score in experiment.scores)]
     text = _conditions(experiment, own)
-    text += '\n' + _table([*head, 'CPU minutes a run'], rows)
+    text += '\n' + table([*head, 'CPU minutes a run'], rows)
     compared = [
         [
             network.label,
@@ -163,7 +157,7 @@ def experiment_text(experiment: Experiment, lines: Sequence[Line]) -> str:
     ]
     if compared:
         head = ['Network', 'Against', 'Score', 'Pairs', 'Difference', '95% interval']
-        text += '\n' + _table([*head, 'Shown'], compared, left=3)
+        text += '\n' + table([*head, 'Shown'], compared, words=3)
     return text
 
 
@@ -194,7 +188,7 @@ def summary_text(lines: Sequence[Line]) -> str:
     if not rows:
         return _NOT_RUN
     head = ['Experiment: score', 'Network', 'Plain', 'Score', 'Seeds', 'Difference']
-    return _table([*head, '95% interval', 'Shown'], rows, left=2)
+    return table([*head, '95% interval', 'Shown'], rows, words=2)
 
 
 def beside_the_paper(
@@ -238,7 +232,7 @@ def beside_the_paper(
             ]
         )
     head = ['Network', 'Paper: error', 'to plain', 'Here: error', 'to plain']
-    return _table([*head, '95% interval'], rows)
+    return table([*head, '95% interval'], rows)
 
 
 # --- the plot -----------------------------------------------------------------

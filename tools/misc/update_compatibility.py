@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree  # nosec B405
 
 from mmrla import compat
+from mmrla.analysis import markdown
 from mmrla.engine.errors import UserError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +148,7 @@ def table(records: Dict[str, Record]) -> str:
         return 'No run is recorded yet.\n'
     head = ['Stack', 'Python', 'torch', 'numpy', 'OpenCV', 'Packages']
     head += ['Tests passed, failed, skipped', 'Demo: box AP, mask AP', 'Run on']
-    rows = [head, ['---'] * len(head)]
+    rows = []
     for name, record in records.items():
         found, tests, demo = record['packages'], record['tests'], record['demo']
         packages = [
@@ -169,7 +170,7 @@ def table(records: Dict[str, Record]) -> str:
                 record['date'],
             ]
         )
-    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+    return markdown.table(head, rows, words=len(head))
 
 
 def readme_text(records: Dict[str, Record]) -> str:
@@ -178,11 +179,7 @@ def readme_text(records: Dict[str, Record]) -> str:
     Raises:
         UserError: If the README lacks the marks around the table.
     """
-    text = README.read_text()
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise UserError(f'{README} has no table of stacks between {START} and {END}')
-    before, rest = text.split(START)
-    return f'{before}{START}\n\n{table(records)}\n{END}{rest.split(END)[1]}'
+    return markdown.filled(README, {(START, END): table(records)}, 'table of stacks')
 
 
 @one_line_errors

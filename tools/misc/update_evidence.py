@@ -13,17 +13,18 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from mmrla.analysis import evidence, plots
+from mmrla.analysis import evidence, markdown, plots
 from mmrla.analysis.experiments import CIFAR10, EXPERIMENTS, Line, read_lines
 from mmrla.analysis.paper import published_errors
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs/evidence.jsonl'
 PAGE = ROOT / 'docs/evidence.md'
 README = ROOT / 'README.md'
 FIGURE = ROOT / 'docs/figures/evidence'
-END = '<!-- /evidence -->'
+#: How the marks before and after a part begin; its name follows.
+START, END = '<!-- evidence: ', '<!-- /evidence: '
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -53,23 +54,6 @@ def parts(lines: List[Line]) -> Dict[str, str]:
     return texts
 
 
-def filled(path: Path, names: List[str], texts: Dict[str, str]) -> str:
-    """A page with its generated parts.
-
-    Raises:
-        UserError: If the page lacks the marks around a part.
-    """
-    text = path.read_text()
-    for name in names:
-        start = f'<!-- evidence: {name} -->'
-        before, mark, rest = text.partition(start)
-        if not mark or END not in rest:
-            raise UserError(f'{path} has no part between {start} and {END}')
-        after = rest.split(END, 1)[1]
-        text = f'{before}{start}\n\n{texts[name]}\n{END}{after}'
-    return text
-
-
 def has_plot_of(lines: List[Line]) -> bool:
     """Whether the plot is there, of the same numbers."""
     path = FIGURE.with_suffix('.csv')
@@ -89,7 +73,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     stale = []
     pages = {PAGE: [*EXPERIMENTS, 'paper'], README: ['summary']}
     for path, names in pages.items():
-        text = filled(path, names, texts)
+        marks = {(f'{START}{n} -->', f'{END}{n} -->'): texts[n] for n in names}
+        text = markdown.filled(path, marks)
         if path.read_text() != text:
             stale.append(path)
             if not args.check:

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import yaml
 from mmengine.config import Config
 
+from mmrla.analysis import markdown
 from mmrla.analysis.networks import analyse
 from mmrla.checkpoints.published import PUBLISHED
 from mmrla.engine.errors import UserError, one_line_errors
@@ -151,7 +152,7 @@ def table(models: Sequence[Entry]) -> str:
         for result in entry['Results']:
             metrics += [m for m in result['Metrics'] if m not in metrics]
     head = ['Config', 'Params (M)', 'FLOPs (G)', *metrics]
-    rows = [head, ['---'] + ['---:'] * (len(head) - 1)]
+    rows = []
     for entry in models:
         values: Dict[str, Any] = {}
         for result in entry['Results']:
@@ -165,7 +166,7 @@ def table(models: Sequence[Entry]) -> str:
                 *(_number(metric, values.get(metric)) for metric in metrics),
             ]
         )
-    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+    return markdown.table(head, rows)
 
 
 def readme_text(folder: Path, models: Sequence[Entry]) -> str:
@@ -175,11 +176,7 @@ def readme_text(folder: Path, models: Sequence[Entry]) -> str:
         UserError: If the README lacks the marks around the table.
     """
     path = folder / 'README.md'
-    text = path.read_text() if path.is_file() else ''
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise UserError(f'{path} has no table of models between {START} and {END}')
-    before, rest = text.split(START)
-    return f'{before}{START}\n\n{table(models)}\n{END}{rest.split(END)[1]}'
+    return markdown.filled(path, {(START, END): table(models)}, 'table of models')
 
 
 def index_text(root: Path = ROOT) -> str:

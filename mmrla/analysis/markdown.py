@@ -1,0 +1,42 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Generated parts of pages that are otherwise written by hand."""
+
+from pathlib import Path
+from typing import Mapping, Sequence, Tuple
+
+from ..engine.errors import UserError
+
+__all__ = ['filled', 'table']
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table.
+
+    Args:
+        head: Names of the columns.
+        rows: Their cells.
+        words: Columns of words, the first ones; numbers in the others are
+            aligned at the right. Defaults to 1.
+    """
+    marks = ['---'] * words + ['---:'] * (len(head) - words)
+    return ''.join(f'| {" | ".join(row)} |\n' for row in (head, marks, *rows))
+
+
+def filled(path: Path, parts: Mapping[Tuple[str, str], str], what: str = 'part') -> str:
+    """A page with its generated parts.
+
+    Args:
+        path: The page.
+        parts: The text between two marks, by the marks.
+        what: What a part is, for errors.
+
+    Raises:
+        UserError: If the page lacks the marks around a part.
+    """
+    text = path.read_text() if path.is_file() else ''
+    for (start, end), part in parts.items():
+        before, _, rest = text.partition(start)
+        if text.count(start) != 1 or text.count(end) != 1 or end not in rest:
+            raise UserError(f'{path} has no {what} between {start} and {end}')
+        text = f'{before}{start}\n\n{part}\n{end}{rest.partition(end)[2]}'
+    return text
