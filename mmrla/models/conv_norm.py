@@ -175,7 +175,7 @@ def _conv_backward(
     return grad_x, grad_weight[:, :, 0, 0]
 
 
-def compress_scaled(
+def _compress_scaled(
     compress: Tensor, factor: Tensor, weight: Tensor, bias: Tensor, z: Tensor
 ) -> Tensor:
     """C1 of ``factor * (weight z + bias)``: a 1x1 conv of z of its own for each image.
@@ -228,6 +228,12 @@ def is_tracking_norm(norm: nn.Module) -> bool:
     )
 
 
+def count_batch(norm: Any) -> None:
+    """What nn.BatchNorm2d does in training before it normalises."""
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+
+
 def _pays_off(conv: nn.Module, norm: nn.Module, z: Tensor) -> bool:
     """Whether :class:`_ConvNorm` can be used, and costs less than the modules."""
     return (
@@ -261,9 +267,7 @@ def _scales_many_pixels(attention: nn.Module, z: Tensor) -> bool:
 
 def _apply(conv: Any, norm: Any, z: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """The norm of the conv, (N, C, H, W), and its mean and 1/std, (C, )."""
-    # What nn.BatchNorm2d does, with its statistics.
-    if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    count_batch(norm)
     return _ConvNorm.apply(
         z,
         conv.weight,
@@ -321,9 +325,9 @@ def end_of_branch(
     scale = norm.weight * invstd
     shift = norm.bias - scale * mean
     w, c1 = conv.weight.flatten(1), compress.weight.flatten(1)
-    if _leaves_alone(attention):
+    if isinstance(attention, nn.Identity):
         of_z = ((c1 * scale) @ w)[:, :, None, None]
         return y, F.conv2d(z, of_z, c1 @ shift), False
     factor = attention.scale(y)
-    update = compress_scaled(c1, factor, scale[:, None] * w, shift, z)
+    update = _compress_scaled(c1, factor, scale[:, None] * w, shift, z)
     return y * factor[:, :, None, None], update, False

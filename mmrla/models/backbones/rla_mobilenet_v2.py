@@ -14,7 +14,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_positive
-from ..conv_norm import conv_norm, is_eager, is_plain_conv, is_tracking_norm, is_watched
+from ..conv_norm import (
+    conv_norm,
+    count_batch,
+    is_eager,
+    is_plain_conv,
+    is_tracking_norm,
+    is_watched,
+)
 from ..layers import build_attention
 from ..rla import RECURRENT_CONVS, concat_hidden, conv_with_hidden
 from ..stage import RLABlock
@@ -139,8 +146,7 @@ class InvertedResidual(RLABlock):
         # Two pixels, as a norm in training needs more than one value.
         zero = z.new_zeros((2, self.hidden_channels, 1, 1))
         z, h = end(z, slice(channels)), end(zero, slice(channels, None))[:1]
-        if norm.training and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
+        count_batch(norm)
         return self.project.norm(conv_with_hidden(self.project.conv, z, h))
 
 
