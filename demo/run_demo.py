@@ -47,6 +47,7 @@ from mmrla.datasets.digit_scenes import (  # noqa: E402
 )
 from mmrla.engine.config import load_config  # noqa: E402
 from mmrla.engine.errors import UserError, one_line_errors  # noqa: E402
+from mmrla.engine.launch import environment_of  # noqa: E402
 
 CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r50-thin_fpn_1xb8-8e_digits.py'
 DATA_DIR = ROOT / 'data/digit_scenes'
@@ -179,9 +180,7 @@ def train_processes() -> int:
 
 def tool_environment(processes: int) -> Dict[str, str]:
     """The environment of the tools, run by so many processes."""
-    env = dict(os.environ)
-    path = env.get('PYTHONPATH')
-    env['PYTHONPATH'] = f'{ROOT}{os.pathsep}{path}' if path else str(ROOT)
+    env = environment_of(ROOT)
     # The net is too thin for many threads.
     threads = min(len(os.sched_getaffinity(0)) // processes, 4)
     env.setdefault('OMP_NUM_THREADS', str(threads))

@@ -20,7 +20,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..datasets.digit_scenes import DigitSceneParams
-from ..engine.config import leaf_datasets, load_config
+from ..engine.config import DATALOADERS, leaf_datasets, load_config
 from ..engine.errors import UserError
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
 
 #: A line of the results.
 Line = Dict[str, Any]
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Experiment:
         train_images: Training images that there are.
         test_images: Images that are tested on.
         networks: What is compared.
-        scores: What is shown; the first one is plotted.
+        scores: What is shown; the compared ones are plotted.
         options: Settings by dotted key that replace those of all configs: the
             shortened schedule.
         scenes: The digit scenes that it needs; None for other data.
@@ -297,13 +296,13 @@ _FIT_LEVELS = (1.0, 0.5)
 _LOAD = dict(type='LoadImageFromFile')
 _SMALL = dict(type='Resize', scale=(192, 144), keep_ratio=True)
 _BOXES = dict(type='LoadAnnotations', with_bbox=True)
+_FOUR_IMAGES = dict(data_root='data/tiny_coco/', indices=[0, 1, 2, 3])
 #: What is trained on, to be tested on: the metric takes the boxes from each sample,
 #: as the file of annotations has other images too.
 _TRAINED_ON = dict(
-    data_root='data/tiny_coco/',
+    **_FOUR_IMAGES,
     ann_file='annotations/instances_train2017.json',
     data_prefix=dict(img='train2017/'),
-    indices=[0, 1, 2, 3],
     test_mode=False,
     filter_cfg=dict(filter_empty_gt=True, min_size=32),
     pipeline=[
@@ -352,8 +351,7 @@ TINY_COCO = Experiment(
         # All images in each step: the loss is that of all of them.
         'train_dataloader.batch_size': 4,
         'train_dataloader.num_workers': 0,
-        'train_dataloader.dataset.data_root': 'data/tiny_coco/',
-        'train_dataloader.dataset.indices': [0, 1, 2, 3],
+        **{f'train_dataloader.dataset.{k}': v for k, v in _FOUR_IMAGES.items()},
         'train_dataloader.dataset.pipeline': [
             _LOAD,
             _BOXES,
@@ -414,7 +412,7 @@ def data_root_of(cfg: Config) -> str:
 def _move_data(cfg: Config, folder: str) -> None:
     """Read all data from another folder."""
     old = data_root_of(cfg).rstrip('/')
-    for name in _LOADERS:
+    for name in DATALOADERS:
         for _, leaf in leaf_datasets((cfg.get(name) or {}).get('dataset'), ''):
             leaf.data_root = folder
     for name in ('val_evaluator', 'test_evaluator'):

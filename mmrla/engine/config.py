@@ -25,12 +25,14 @@ from .coco import checked_annotations
 from .errors import DEBUG, UserError, config_errors, one_line
 
 __all__ = [
+    'DATALOADERS',
     'LAUNCHERS',
     'add_cfg_options',
     'add_common_arguments',
     'build_runner',
     'leaf_datasets',
     'load_config',
+    'name_and_folder',
     'set_amp',
     'set_auto_scale_lr',
     'set_dataloader_defaults',
@@ -180,6 +182,20 @@ def type_name(cfg: Any) -> str:
     kind = cfg.get('type', '')
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
     return name.rsplit('.', 1)[-1]
+
+
+def name_and_folder(option: str) -> Tuple[str, str]:
+    """The two parts of an option NAME=FOLDER that moves a data set.
+
+    Raises:
+        argparse.ArgumentTypeError: If one is missing.
+    """
+    name, _, folder = option.partition('=')
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(
+            f'{option!r} is not NAME=FOLDER, like coco=data/tiny'
+        )
+    return name, folder
 
 
 def leaf_datasets(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:

@@ -2,7 +2,8 @@
 """Set-up of the processes of a distributed job, with GPUs and without."""
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Dict
 from unittest import mock
 
 import torch
@@ -13,7 +14,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from .errors import UserError
 
-__all__ = ['leave_processes', 'set_up_processes']
+__all__ = ['environment_of', 'leave_processes', 'set_up_processes']
 
 # Where a launcher says the number of a process on its machine.
 _LOCAL_RANK = {
@@ -37,6 +38,13 @@ _STARTED_BY = {
     'slurm': 'tools/slurm_train.sh or tools/slurm_test.sh (srun)',
     'mpi': 'mpirun, with MASTER_ADDR set',
 }
+
+
+def environment_of(clone: Path) -> Dict[str, str]:
+    """This process's environment, for tools that find the mmrla of a clone."""
+    path = os.environ.get('PYTHONPATH')
+    both = f'{clone}{os.pathsep}{path}' if path else str(clone)
+    return {**os.environ, 'PYTHONPATH': both}
 
 
 def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:

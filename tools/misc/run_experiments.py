@@ -42,7 +42,9 @@ from mmrla.analysis.experiments import (
 )
 from mmrla.analysis.runs import by_step, read_run, read_scalars
 from mmrla.datasets.digit_scenes import ensure_digit_scenes
+from mmrla.engine.config import name_and_folder
 from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.launch import environment_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs/evidence.jsonl'
@@ -96,6 +98,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--data',
         nargs='+',
+        type=name_and_folder,
         default=[],
         metavar='NAME=FOLDER',
         help='folders of data sets (cifar10, digits, coco); otherwise those of the '
@@ -112,12 +115,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--work-dir', type=Path, default=WORK_DIR, help='(work_dirs/evidence)'
     )
     args = parser.parse_args(argv)
-    for pair in args.data:
-        if not all(pair.partition('=')):
-            parser.error(
-                f'--data: {pair!r} is not NAME=FOLDER, like cifar10=data/jpegs'
-            )
-    args.data = dict(pair.split('=', 1) for pair in args.data)
+    args.data = dict(args.data)
     for option in ('jobs', 'threads'):
         value = getattr(args, option)
         if value is not None and value < 1:
@@ -277,12 +275,7 @@ class Job:
             self.process.wait()
 
     def _start(self, tool: str, *arguments: str) -> None:
-        path = os.environ.get('PYTHONPATH')
-        env = {
-            **os.environ,
-            'PYTHONPATH': f'{ROOT}{os.pathsep}{path}' if path else str(ROOT),
-            'OMP_NUM_THREADS': str(self.threads),
-        }
+        env = {**environment_of(ROOT), 'OMP_NUM_THREADS': str(self.threads)}
         command = [sys.executable, str(ROOT / f'tools/{tool}.py'), str(self.config)]
         command += [*arguments, '--work-dir', str(self.work_dir)]
         if tool == 'test' and self._is_detector:

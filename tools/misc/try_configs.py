@@ -80,6 +80,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--data',
         nargs='+',
+        type=config.name_and_folder,
         default=[],
         metavar='NAME=FOLDER',
         help='data roots by the last part of the names of configs (coco, in1k, '
@@ -102,10 +103,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help='file of results, a line of JSON each; those whose loss fell are skipped',
     )
     args = parser.parse_args(argv)
-    for pair in args.data:
-        if not all(pair.partition('=')):
-            parser.error(f'--data: {pair!r} is not NAME=FOLDER, like coco=data/tiny')
-    args.data = dict(pair.split('=', 1) for pair in args.data)
+    args.data = dict(args.data)
     return args
 
 
