@@ -1,31 +1,29 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Networks with recurrent layer aggregation."""
 
-from .backbones import (
-    DenseNetBC,
-    RLAMobileNetV2,
-    RLAPreActResNet,
-    RLAResNet,
-    RLAXception,
-    plug_attention,
-)
+from importlib.util import find_spec
+
+from . import backbones
+from .backbones import *  # noqa: F403
 from .layers import CBAM, ECALayer, SELayer
 from .necks import RLANeck
-from .rla import RLAUnit
-from .stage import RLABlock, RLAStage
+from .pretrained import WeightsMismatchError
+from .rla import RLA, RLAUnit
+from .wiring import WiringMismatchError
 
 __all__ = [
     'CBAM',
-    'DenseNetBC',
     'ECALayer',
-    'RLABlock',
-    'RLAMobileNetV2',
+    'RLA',
     'RLANeck',
-    'RLAPreActResNet',
-    'RLAResNet',
-    'RLAStage',
     'RLAUnit',
-    'RLAXception',
     'SELayer',
-    'plug_attention',
+    'WeightsMismatchError',
+    'WiringMismatchError',
+    *backbones.__all__,
 ]
+
+if find_spec('mmpretrain'):
+    from .heads import RLALinearClsHead
+
+    __all__ += ['RLALinearClsHead']

@@ -1,28 +1,44 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Backbones, one architecture a file."""
+"""Backbones, one architecture a file.
 
-from .attention_baselines import (
-    AttentionMobileNetV2,
-    AttentionResNet,
-    AttentionResNeXt,
-    plug_attention,
-)
+``RLAResNet`` and its like exist twice: over mmdet's networks in MMEngine's root
+registry, over mmpretrain's in mmpretrain's own. A name in a config therefore means
+the network of the library that the config is for.
+"""
+
+from importlib.util import find_spec
+
+from mmengine.registry import MODELS
+
 from .densenet_bc import DenseNetBC
-from .non_local_resnet import NonLocalResNet
-from .rla_mobilenet_v2 import RLAMobileNetV2
-from .rla_preact_resnet import RLAPreActResNet
-from .rla_resnet import RLAResNet
-from .rla_xception import RLAXception
+from .preact_resnet import PreActResNet, RLAPreActResNet
+from .xception import RLAXception, Xception
 
-__all__ = [
-    'AttentionMobileNetV2',
-    'AttentionResNeXt',
-    'AttentionResNet',
-    'DenseNetBC',
-    'NonLocalResNet',
-    'plug_attention',
-    'RLAMobileNetV2',
-    'RLAPreActResNet',
-    'RLAResNet',
-    'RLAXception',
-]
+__all__ = ['DenseNetBC', 'PreActResNet', 'RLAPreActResNet', 'RLAXception', 'Xception']
+
+_RESNETS = ('RLAResNet', 'RLAResNetV1c', 'RLAResNetV1d', 'RLAResNeXt', 'RLAMobileNetV2')
+
+if find_spec('mmpretrain'):
+    from . import mobilenet_v2_mmpretrain, resnet_mmpretrain
+    from .resnet_mmpretrain import CIFARResNet, RLACIFARResNet, RLAResNet_CIFAR
+
+    __all__ += ['CIFARResNet', 'RLACIFARResNet', 'RLAResNet_CIFAR']
+
+if find_spec('mmdet'):
+    from .mobilenet_v2_mmdet import RLAMobileNetV2
+    from .resnet_mmdet import (
+        RLARegNet,
+        RLAResNet,
+        RLAResNetV1c,
+        RLAResNetV1d,
+        RLAResNeXt,
+    )
+
+    __all__ += [*_RESNETS, 'RLARegNet']
+elif find_spec('mmpretrain'):
+    from .mobilenet_v2_mmpretrain import RLAMobileNetV2
+    from .resnet_mmpretrain import RLAResNet, RLAResNetV1c, RLAResNetV1d, RLAResNeXt
+
+    __all__ += _RESNETS
+    for _network in (RLAMobileNetV2, RLAResNet, RLAResNetV1c, RLAResNetV1d, RLAResNeXt):
+        MODELS.register_module(module=_network)

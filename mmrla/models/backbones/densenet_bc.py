@@ -18,9 +18,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...checkpoints.wiring import WiringRecord
 from ..checks import check_choice, check_positive
-from .base import DEFAULT_INIT_CFG
+from ..rla import INIT_CFG
+from ..wiring import WiringRecord
 
 SHARINGS = (None, 'lag', 'ordinal')
 
@@ -233,7 +233,7 @@ class DenseNetBC(BaseModule):
         with_cp: bool = False,
         init_cfg: Union[None, dict, List[dict]] = None,
     ) -> None:
-        super().__init__(DEFAULT_INIT_CFG if init_cfg is None else init_cfg)
+        super().__init__(INIT_CFG if init_cfg is None else init_cfg)
         check_positive('depth', depth)
         check_positive('growth_rate', growth_rate)
         check_positive('in_channels', in_channels)

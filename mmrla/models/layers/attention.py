@@ -1,12 +1,12 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Attention modules of the paper's tables, registered as plugin layers.
 
-Each maps (N, C, H, W) to the same shape. They are built with ``in_channels``,
-as mmcv's plugin layers are, so ``plugins`` of mmdet's ResNet takes them too.
+Each maps (N, C, H, W) to the same shape. ``plugins`` of mmdet's ResNet takes them,
+``dict(cfg=dict(type='ECALayer'), position='after_conv3')``, and those of ours.
 """
 
 import math
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from mmengine.model import BaseModule
@@ -110,6 +110,8 @@ class CBAM(BaseModule):
 
     _abbr_ = 'cbam'
 
+    _abbr_ = 'cbam'
+
     def __init__(
         self,
         in_channels: int,
@@ -137,30 +139,3 @@ class CBAM(BaseModule):
         x = x * torch.sigmoid(weight)[:, :, None, None]
         pooled = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), dim=1)
         return x * torch.sigmoid(self.conv(pooled))
-
-
-def build_attention(cfg: Optional[dict], in_channels: int) -> nn.Module:
-    """The attention module of a config; identity for None.
-
-    Args:
-        cfg: Config of a registered plugin layer that takes ``in_channels``,
-            such as ``dict(type='ECALayer')``.
-        in_channels: Channels C of its input.
-
-    Raises:
-        ValueError: If ``cfg`` is no config or its type is not registered.
-    """
-    if cfg is None:
-        return nn.Identity()
-    if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise ValueError(
-            f'attention={cfg!r} is not a config such as '
-            "dict(type='ECALayer'), 'SELayer' or 'CBAM', or None"
-        )
-    layer: Any = cfg['type']
-    if isinstance(layer, str) and MODELS.get(layer) is None:
-        raise ValueError(
-            f'attention type {layer!r} is not registered; this package has '
-            "'ECALayer', 'SELayer' and 'CBAM'"
-        )
-    return MODELS.build(dict(cfg, in_channels=in_channels))

@@ -8,10 +8,11 @@ and give garbage. A buffer carries the wiring through every kind of saving
 compares it.
 """
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
-from torch import Tensor, nn
+from mmengine.model import BaseModule
+from torch import Tensor
 
 _LENGTH = 64
 
@@ -37,19 +38,22 @@ def decode(code: Tensor) -> str:
     return bytes(code.tolist()).rstrip(b'\0').decode('ascii')
 
 
-class WiringRecord(nn.Module):
+class WiringRecord(BaseModule):
     """Base of modules whose weights fit, by name, other wirings too.
 
     Args:
         wiring (str): What cannot be told from names and shapes.
         remedy (str): What to change so that a checkpoint with another wiring
             fits; ``{found}`` stands for the checkpoint's wiring.
+        init_cfg: Initialisation of the module, as BaseModule takes it.
     """
 
     wiring: Tensor
 
-    def __init__(self, wiring: str, remedy: str) -> None:
-        super().__init__()
+    def __init__(
+        self, wiring: str, remedy: str, init_cfg: Optional[List[dict]] = None
+    ) -> None:
+        super().__init__(init_cfg)
         self.register_buffer('wiring', encode(wiring))
         self._wiring, self._remedy = wiring, remedy
 

@@ -14,16 +14,13 @@ from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_positive, check_range
-from ..layers import build_attention
-from ..rla import concat_hidden
-from ..stage import RLABlock
-from .base import AttentionCfg, RLABackbone, attention_of_stage
+from ..checks import check_positive, check_range
+from ..layers.plugins import add_plugins, apply_plugins
+from ..rla import RLA
+from .base import PlainBackbone, PlainBlock
 
 
-def _separable(
-    in_channels: int, out_channels: int, conv_cfg: Optional[dict], norm_cfg: dict
-) -> nn.Module:
+def _separable(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Module:
     """Depthwise 3x3, 1x1, norm; nothing between the convs (Chollet 2017)."""
     return DepthwiseSeparableConvModule(
         in_channels,
@@ -31,42 +28,52 @@ def _separable(
         3,
         padding=1,
         bias=False,
-        conv_cfg=conv_cfg,
         norm_cfg=norm_cfg,
         act_cfg=None,
         dw_norm_cfg=None,
     )
 
 
-class XceptionBlock(RLABlock):
+def _apply(separable: nn.Module, x: Tensor, read: Optional[Tensor] = None) -> Tensor:
+    """A separable conv with an addend behind its 1x1 conv."""
+    pointwise = separable.pointwise_conv
+    y = pointwise.conv(separable.depthwise_conv(x))
+    return pointwise.norm(y if read is None else y + read)
+
+
+def _read(separable: nn.Module, channels: int) -> List[nn.Module]:
+    """Depthwise 3x3 and 1x1 conv of h, as those of x."""
+    out_channels = separable.pointwise_conv.conv.out_channels
+    return [
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        nn.Conv2d(channels, out_channels, 1, bias=False),
+    ]
+
+
+class XceptionBlock(PlainBlock):
     """ReLU and separable conv, as often as there are widths, then pooling.
 
     Args:
         in_channels (int): Channels C of x.
-        hidden_channels (int): Channels k of h that are read; 0 for none.
         widths: Output channels of each separable conv.
         stride (int): Stride of the average pooling; 1 for none.
-        attention (dict, optional): Config of a module at the branch's end.
-        conv_cfg (dict, optional): Config of conv layers.
         norm_cfg (dict): Config of norm layers.
+        with_cp (bool): Recompute it in the backward pass. Defaults to False.
     """
 
     def __init__(
         self,
         in_channels: int,
-        hidden_channels: int,
         widths: Sequence[int],
         stride: int = 1,
-        attention: Optional[dict] = None,
-        conv_cfg: Optional[dict] = None,
         norm_cfg: dict = dict(type='BN'),
+        with_cp: bool = False,
     ) -> None:
-        out_channels = widths[-1]
-        super().__init__(out_channels)
-        self.hidden_channels = hidden_channels
-        inputs = (in_channels + hidden_channels, *widths[:-1])
+        super().__init__(with_cp)
+        self.out_channels = out_channels = widths[-1]
+        inputs = (in_channels, *widths[:-1])
         self.convs = nn.ModuleList(
-            _separable(c, width, conv_cfg, norm_cfg) for c, width in zip(inputs, widths)
+            _separable(c, width, norm_cfg) for c, width in zip(inputs, widths)
         )
         # Rounds sizes up, as the strided conv of the identity does.
         self.pool = (
@@ -74,14 +81,12 @@ class XceptionBlock(RLABlock):
             if stride > 1
             else nn.Identity()
         )
-        self.attention = build_attention(attention, out_channels)
         self.downsample = (
             ConvModule(
                 in_channels,
                 out_channels,
                 1,
                 stride=stride,
-                conv_cfg=conv_cfg,
                 norm_cfg=norm_cfg,
                 act_cfg=None,
             )
@@ -95,28 +100,29 @@ class XceptionBlock(RLABlock):
         """The norm of the last separable conv."""
         return self.convs[-1].pointwise_conv.norm
 
-    @property
-    def reading_conv(self) -> nn.Module:
-        """The 1x1 conv of the first separable conv."""
-        return self.convs[0].pointwise_conv.conv
-
-    def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    def branch(
+        self, x: Tensor, read: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor]:
         """The residual y and the (projected) identity, (N, C', H', W')."""
-        y = concat_hidden(x, h, self.hidden_channels)
-        for conv in self.convs:
+        first, *others = self.convs
+        y = _apply(first, self.relu(x), read)
+        for conv in others:
             y = conv(self.relu(y))
-        return self.attention(self.pool(y)), self.downsample(x)
+        return apply_plugins(self, 3, self.pool(y)), self.downsample(x)
+
+    def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
+        """ReLU and separable conv of h."""
+        return nn.Sequential(nn.ReLU(), *_read(self.convs[0], channels))
 
 
-class SeparableBlock(RLABlock):
-    """A separable conv of concat(x, h) and ReLU, without an identity.
+class SeparableBlock(PlainBlock):
+    """A separable conv and ReLU, without an identity.
 
     Args:
         in_channels (int): Channels C of x.
-        hidden_channels (int): Channels k of h that are read; 0 for none.
         out_channels (int): Channels of the output.
-        conv_cfg (dict, optional): Config of conv layers.
         norm_cfg (dict): Config of norm layers.
+        with_cp (bool): Recompute it in the backward pass. Defaults to False.
     """
 
     #: Without an identity the output would start at zero.
@@ -125,39 +131,37 @@ class SeparableBlock(RLABlock):
     def __init__(
         self,
         in_channels: int,
-        hidden_channels: int,
         out_channels: int,
-        conv_cfg: Optional[dict] = None,
         norm_cfg: dict = dict(type='BN'),
+        with_cp: bool = False,
     ) -> None:
-        super().__init__(out_channels, nn.ReLU())
-        self.hidden_channels = hidden_channels
-        self.conv = _separable(
-            in_channels + hidden_channels, out_channels, conv_cfg, norm_cfg
-        )
+        super().__init__(with_cp)
+        self.out_channels = out_channels
+        self.conv = _separable(in_channels, out_channels, norm_cfg)
+        self.relu = nn.ReLU()
 
-    @property
-    def reading_conv(self) -> nn.Module:
-        """The 1x1 conv of the separable conv."""
-        return self.conv.pointwise_conv.conv
-
-    def branch(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, None]:
+    def branch(self, x: Tensor, read: Optional[Tensor] = None) -> Tuple[Tensor, None]:
         """The output before ReLU, (N, C', H, W), and no identity."""
-        return self.conv(concat_hidden(x, h, self.hidden_channels)), None
+        return _apply(self.conv, x, read), None
+
+    def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
+        """ReLU."""
+        return self.relu(y)
+
+    def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
+        """A separable conv of h."""
+        return nn.Sequential(*_read(self.conv, channels))
 
 
-@MODELS.register_module()
-class RLAXception(RLABackbone):
-    """Thin Xception for images of 32x32 with recurrent layer aggregation.
+class Xception(PlainBackbone):
+    """Thin Xception for images of 32x32.
 
     Three stages at strides 1, 2 and 4: the first two blocks of the entry flow;
     its third and the middle flow; the exit flow, with its two separable convs.
 
     Args:
-        rla_channels (int): Channels k of the hidden state; 0 builds the plain
-            Xception. Defaults to 12.
-        attention: Config of a module at the end of each residual branch, or a
-            list of one for each stage. Defaults to None.
+        plugins: Layers at the end of each residual branch, as mmdet's ResNet
+            takes them. Defaults to None.
         in_channels (int): Channels of the images. Defaults to 3.
         stem_channels: Channels of the two 3x3 convs of the stem. Defaults to
             (16, 32).
@@ -166,37 +170,28 @@ class RLAXception(RLABackbone):
         num_middle_blocks (int): Blocks of the middle flow. Defaults to 8.
         exit_channels: Channels of the exit flow's block and two separable
             convs. Defaults to (512, 512, 512).
-        **kwargs: Arguments of :class:`RLABackbone`: integration, cell, shared,
-            exchange, return_hidden, out_indices, frozen_stages, norm_eval,
-            conv_cfg, norm_cfg, with_cp, zero_init_residual (False by default),
-            init_cfg. The exit flow's separable convs have no identity, which
-            excludes the integrations v5 and v6.
+        zero_init_residual (bool): Whether the last norm of each residual
+            branch starts at zero. Defaults to False.
+        out_indices: Stages whose outputs are returned. Defaults to (2,).
+        **kwargs: frozen_stages, norm_eval, norm_cfg, with_cp, init_cfg.
 
     Raises:
         ValueError: For an argument out of range; the message has the allowed
             values.
-
-    Example:
-        >>> import torch
-        >>> from mmrla.models import RLAXception
-        >>> model = RLAXception(return_hidden=True).eval()
-        >>> for out in model(torch.rand(1, 3, 32, 32)):
-        ...     print(tuple(out.shape))
-        (1, 512, 8, 8)
-        (1, 12, 8, 8)
     """
 
     strides = (1, 2, 2)
 
     def __init__(
         self,
-        rla_channels: int = 12,
-        attention: AttentionCfg = None,
+        plugins: Optional[Sequence[dict]] = None,
         in_channels: int = 3,
         stem_channels: Sequence[int] = (16, 32),
         entry_channels: Sequence[int] = (64, 128, 256),
         num_middle_blocks: int = 8,
         exit_channels: Sequence[int] = (512, 512, 512),
+        zero_init_residual: bool = False,
+        out_indices: Sequence[int] = (2,),
         **kwargs: Any,
     ) -> None:
         check_positive('in_channels', in_channels)
@@ -210,16 +205,13 @@ class RLAXception(RLABackbone):
                 raise ValueError(f'{name}={tuple(values)!r} needs {length} entries')
             for value in values:
                 check_positive(f'{name} entry', value)
-        kwargs.setdefault('out_indices', (len(self.strides) - 1,))
-        kwargs.setdefault('zero_init_residual', False)
-        super().__init__(len(self.strides), rla_channels, **kwargs)
-        check_choice('integration', self.integration, ('v1', 'v2', 'v3', 'v4'))
-
-        cfgs: dict = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
-        self.conv1 = ConvModule(in_channels, stem_channels[0], 3, padding=1, **cfgs)
-        self.conv2 = ConvModule(
-            stem_channels[0], stem_channels[1], 3, padding=1, **cfgs
+        super().__init__(len(self.strides), out_indices, **kwargs)
+        self.zero_init_residual = zero_init_residual
+        first, second = stem_channels
+        self.conv1 = ConvModule(
+            in_channels, first, 3, padding=1, norm_cfg=self.norm_cfg
         )
+        self.conv2 = ConvModule(first, second, 3, padding=1, norm_cfg=self.norm_cfg)
         middle = entry_channels[-1]
         #: Widths of each block's separable convs, stage by stage.
         widths: Sequence[Sequence[Tuple[int, ...]]] = (
@@ -227,29 +219,34 @@ class RLAXception(RLABackbone):
             [(middle, middle), *[(middle,) * 3] * num_middle_blocks],
             [(middle, exit_channels[0])],
         )
-        channels = stem_channels[1]
+        cfgs: dict = dict(norm_cfg=self.norm_cfg, with_cp=self.with_cp)
+        channels = second
         for i in range(self.num_stages):
-            blocks: List[RLABlock] = []
+            blocks: List[PlainBlock] = []
             for t, block_widths in enumerate(widths[i]):
-                blocks.append(
-                    XceptionBlock(
-                        channels,
-                        self.hidden_inputs,
-                        block_widths,
-                        stride=self.strides[i] if t == 0 else 1,
-                        attention=attention_of_stage(attention, i, len(self.strides)),
-                        **cfgs,
-                    )
-                )
+                stride = self.strides[i] if t == 0 else 1
+                blocks.append(XceptionBlock(channels, block_widths, stride, **cfgs))
                 channels = block_widths[-1]
             if i + 1 == len(self.strides):
                 for width in exit_channels[1:]:
-                    blocks.append(
-                        SeparableBlock(channels, self.hidden_inputs, width, **cfgs)
-                    )
+                    blocks.append(SeparableBlock(channels, width, **cfgs))
                     channels = width
-            self.add_stage(blocks, self.strides[i])
+            self.add_layer(blocks)
+        # Not the blocks without an identity.
+        layers = [
+            [b for b in getattr(self, name) if isinstance(b, XceptionBlock)]
+            for name in self.res_layers
+        ]
+        add_plugins(layers, [[b.out_channels for b in la] for la in layers], plugins)
         self._freeze_stages()
+
+    def init_weights(self) -> None:
+        """Draw the weights; the last norms are zero with ``zero_init_residual``."""
+        super().init_weights()
+        for name in self.res_layers if self.zero_init_residual else ():
+            for block in getattr(self, name):
+                if block.last_norm is not None:
+                    nn.init.zeros_(block.last_norm.weight)
 
     def stem_modules(self) -> List[nn.Module]:
         """The stem's two convs and their norms."""
@@ -258,3 +255,30 @@ class RLAXception(RLABackbone):
     def forward_stem(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, stem_channels[1], H, W)."""
         return self.conv2(self.conv1(x))
+
+
+@MODELS.register_module()
+class RLAXception(RLA, Xception):
+    """:class:`Xception` with recurrent layer aggregation.
+
+    Args:
+        rla_channels (int): Channels k of the hidden state; 0 is the plain
+            Xception. Defaults to 12.
+        **kwargs: Arguments of :class:`Xception` and :class:`mmrla.models.RLA`.
+            The exit flow's separable convs have no identity, which excludes the
+            integrations v5 and v6.
+
+    Example:
+        >>> import torch
+        >>> from mmrla.models import RLAXception
+        >>> model = RLAXception(return_hidden=True).eval()
+        >>> for out in model(torch.rand(1, 3, 32, 32)):
+        ...     print(tuple(out.shape))
+        (1, 512, 8, 8)
+        (1, 12, 8, 8)
+    """
+
+    integrations = ('v1', 'v2', 'v3', 'v4')
+
+    def __init__(self, rla_channels: int = 12, **kwargs: Any) -> None:
+        super().__init__(rla_channels=rla_channels, **kwargs)

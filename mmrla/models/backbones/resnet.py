@@ -1,0 +1,66 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""What RLA needs to know of the blocks of mmdet's and mmpretrain's ResNets."""
+
+from typing import Optional, Tuple
+
+from torch import Tensor, nn
+
+from ..layers.plugins import apply_plugins
+from ..rla import RLA
+
+
+class RLAOverResNet(RLA):
+    """RLA over a ResNet whose blocks are upstream's BasicBlock or Bottleneck.
+
+    The first conv of a block reads concat(x, h): its addend is a conv of h like
+    it, 1x1 in a bottleneck and 3x3 in a basic block.
+    """
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, stem_channels, H/4, W/4)."""
+        if self.deep_stem:
+            x = self.stem(x)
+        else:
+            x = self.relu(self.norm1(self.conv1(x)))
+        return self.maxpool(x)
+
+    def branch(
+        self, block: nn.Module, x: Tensor, read: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """Residual and (projected) identity, (N, C', H', W')."""
+        y = block.conv1(x)
+        if read is not None:
+            y = y + read
+        y = apply_plugins(block, 1, block.relu(block.norm1(y)))
+        y = block.norm2(block.conv2(y))
+        if hasattr(block, 'conv3'):
+            y = apply_plugins(block, 2, block.relu(y))
+            y = block.norm3(block.conv3(y))
+        y = apply_plugins(block, 3, y)
+        return y, x if block.downsample is None else block.downsample(x)
+
+    def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
+        """ReLU(y + identity); overwrites y, as upstream does, if nothing reads it."""
+        if hasattr(block, 'drop_path'):
+            y = block.drop_path(y)
+        if self.source == 'residual':
+            return block.relu(y + identity)
+        y += identity
+        return block.relu(y)
+
+    def make_read(self, block: nn.Module) -> nn.Module:
+        """A conv like the block's first, of k channels."""
+        conv = block.conv1
+        return nn.Conv2d(
+            self.rla_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            bias=False,
+        )
+
+    def block_channels(self, block: nn.Module) -> int:
+        """Channels of a block's output."""
+        return getattr(block, 'conv3', block.conv2).out_channels

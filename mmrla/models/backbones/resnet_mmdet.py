@@ -1,0 +1,58 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""RLA over mmdet's ResNets: what ``RLAResNet`` means in an mmdet config."""
+
+from typing import Any
+
+from mmdet.models.backbones import RegNet, ResNet, ResNetV1d, ResNeXt
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from .resnet import RLAOverResNet
+
+
+@MODELS.register_module()
+class RLAResNet(RLAOverResNet, ResNet):
+    """mmdet's ResNet with recurrent layer aggregation (Section 3.3).
+
+    Takes mmdet's arguments, with mmdet's defaults, and those of
+    :class:`mmrla.models.RLA`. The default is the paper's wiring;
+    ``integration='v3'`` is what the released code and weights compute.
+
+    Example:
+        >>> import torch
+        >>> from mmrla.models import RLAResNet
+        >>> model = RLAResNet(depth=50).eval()
+        >>> for out in model(torch.rand(1, 3, 64, 96)):
+        ...     print(tuple(out.shape))
+        (1, 256, 16, 24)
+        (1, 512, 8, 12)
+        (1, 1024, 4, 6)
+        (1, 2048, 2, 3)
+    """
+
+
+@MODELS.register_module()
+class RLAResNetV1c(RLAResNet):
+    """:class:`RLAResNet` with a deep stem: three 3x3 convs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, deep_stem=True, **kwargs)
+
+
+@MODELS.register_module()
+class RLAResNetV1d(RLAOverResNet, ResNetV1d):
+    """mmdet's ResNet-D (deep stem, average-pooled identity) with RLA."""
+
+
+@MODELS.register_module()
+class RLAResNeXt(RLAOverResNet, ResNeXt):
+    """mmdet's ResNeXt with RLA."""
+
+
+@MODELS.register_module()
+class RLARegNet(RLAOverResNet, RegNet):
+    """mmdet's RegNet with RLA."""
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, stem_channels, H/2, W/2)."""
+        return self.relu(self.norm1(self.conv1(x)))

@@ -1,0 +1,153 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""RLA over mmpretrain's ResNets: what ``RLAResNet`` means in an mmpretrain config."""
+
+from typing import Any, List, Optional
+
+from mmpretrain.models.backbones import (
+    ResNet,
+    ResNet_CIFAR,
+    ResNetV1c,
+    ResNetV1d,
+    ResNeXt,
+)
+from mmpretrain.models.backbones.resnet import BasicBlock
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers.plugins import add_plugins
+from .resnet import RLAOverResNet
+
+
+class _WithPlugins(RLAOverResNet):
+    """mmpretrain's ResNets have no ``plugins``; these take them as mmdet's do.
+
+    Args:
+        *args: Arguments of mmpretrain's network.
+        plugins: Layers behind the last norm of each block, such as
+            ``[dict(cfg=dict(type='ECALayer'), position='after_conv3')]``.
+        extra_channels (int): Channels added to every output of a stage, a
+            quarter of them to the widths of bottlenecks; ablation (a) has 32.
+        **kwargs: Arguments of mmpretrain's network and of RLA.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        plugins: Optional[List[dict]] = None,
+        extra_channels: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self._plugins, self._extra_channels = plugins, extra_channels
+        super().__init__(*args, **kwargs)
+
+    def make_res_layer(self, **kwargs: Any) -> nn.Sequential:
+        """A stage of blocks, widened, with plugins."""
+        extra = self._extra_channels
+        if extra % kwargs['expansion'] or extra < 0:
+            raise ValueError(
+                f'extra_channels={extra} is not a multiple of {kwargs["expansion"]}, '
+                '0 or more'
+            )
+        i = len(self.res_layers)
+        kwargs['out_channels'] += extra
+        kwargs['in_channels'] += extra if i else 0
+        layer = super().make_res_layer(**kwargs)
+        plugins = [
+            {k: v for k, v in plugin.items() if k != 'stages'}
+            for plugin in self._plugins or ()
+            if plugin.get('stages') is None or plugin['stages'][i]
+        ]
+        add_plugins([layer], [[block.out_channels for block in layer]], plugins)
+        return layer
+
+
+@MODELS.register_module()
+class RLAResNet(_WithPlugins, ResNet):
+    """mmpretrain's ResNet with recurrent layer aggregation (Section 3.3).
+
+    Takes mmpretrain's arguments, with mmpretrain's defaults, ``plugins`` as
+    mmdet's ResNet takes them, ``extra_channels`` (ablation (a)), and the
+    arguments of :class:`mmrla.models.RLA`.
+    """
+
+
+@MODELS.register_module()
+class RLAResNetV1c(_WithPlugins, ResNetV1c):
+    """mmpretrain's ResNet with a deep stem, with RLA."""
+
+
+@MODELS.register_module()
+class RLAResNetV1d(_WithPlugins, ResNetV1d):
+    """mmpretrain's ResNet-D (deep stem, average-pooled identity) with RLA."""
+
+
+@MODELS.register_module()
+class RLAResNeXt(_WithPlugins, ResNeXt):
+    """mmpretrain's ResNeXt with RLA."""
+
+
+class _SmallImages(_WithPlugins):
+    """For a stem of one 3x3 conv, without pooling."""
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, stem_channels, H, W)."""
+        return self.relu(self.norm1(self.conv1(x)))
+
+
+@MODELS.register_module()
+class RLAResNet_CIFAR(_SmallImages, ResNet_CIFAR):
+    """mmpretrain's ResNet for images of 32x32, as wide as ImageNet's, with RLA."""
+
+
+class SubsampleAndPad(nn.Module):
+    """The identity without parameters: every second pixel, zero channels (option A).
+
+    Args:
+        channels (int): Channels to add, half of them before and half behind.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C + channels, H/2, W/2)."""
+        half = self.channels // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, self.channels - half))
+
+
+class CIFARResNet(ResNet_CIFAR):
+    """The thin ResNet for images of 32x32 of He et al. 2015 (Section 4.2).
+
+    A 3x3 stem and three stages of basic blocks with 16, 32 and 64 channels; the
+    identity is subsampled and padded (option A).
+
+    Args:
+        depth (int): 6n + 2 for n blocks a stage: 20, 32, 44, 56, 110.
+        **kwargs: Arguments of mmpretrain's ResNet.
+    """
+
+    arch_settings = {6 * n + 2: (BasicBlock, (n,) * 3) for n in (3, 5, 7, 9, 18)}
+
+    def __init__(self, depth: int, **kwargs: Any) -> None:
+        defaults: dict = dict(
+            stem_channels=16,
+            base_channels=16,
+            num_stages=3,
+            strides=(1, 2, 2),
+            dilations=(1, 1, 1),
+            out_indices=(2,),
+        )
+        super().__init__(depth, **{**defaults, **kwargs})
+        for name in self.res_layers:
+            block = getattr(self, name)[0]
+            if block.downsample is not None:
+                block.downsample = SubsampleAndPad(
+                    block.out_channels - block.in_channels
+                )
+
+
+@MODELS.register_module()
+class RLACIFARResNet(_SmallImages, CIFARResNet):
+    """:class:`CIFARResNet`, post-activated, with RLA; ``rla_channels=0`` is plain."""

@@ -1,0 +1,6 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Heads, for mmpretrain."""
+
+from .rla_head import RLALinearClsHead
+
+__all__ = ['RLALinearClsHead']

@@ -1,0 +1,52 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Plugins in the blocks of networks that have none, as mmdet's ResNet has them."""
+
+from typing import List, Optional, Sequence
+
+from mmcv.cnn import build_plugin_layer
+from torch import Tensor, nn
+
+
+def add_plugins(
+    layers: Sequence[nn.Sequential],
+    channels: Sequence[Sequence[int]],
+    plugins: Optional[Sequence[dict]],
+) -> None:
+    """Put plugin layers behind the last norm (or conv) of the blocks.
+
+    Args:
+        layers: The layers of blocks.
+        channels: Channels of each block's residual, layer by layer.
+        plugins: As mmdet's ResNet takes them: ``cfg``, ``position`` (only
+            'after_conv3') and, optionally, ``stages``, whether each layer has it.
+
+    Raises:
+        ValueError: For another position, or a wrong number of ``stages``.
+    """
+    for plugin in plugins or ():
+        position = plugin.get('position', 'after_conv3')
+        stages = plugin.get('stages') or [True] * len(layers)
+        if position != 'after_conv3':
+            raise ValueError(f"position={position!r}: only 'after_conv3' is possible")
+        if len(stages) < len(layers):
+            raise ValueError(
+                f'stages={tuple(stages)!r} needs one entry for each of the '
+                f'{len(layers)} layers'
+            )
+        for layer, widths, has_it in zip(layers, channels, stages):
+            for block, width in zip(layer if has_it else (), widths):
+                cfg = dict(plugin['cfg'])
+                name, module = build_plugin_layer(
+                    cfg, postfix=cfg.pop('postfix', ''), in_channels=width
+                )
+                block.add_module(name, module)
+                names = getattr(block, 'after_conv3_plugin_names', [])
+                block.after_conv3_plugin_names = [*names, name]
+
+
+def apply_plugins(block: nn.Module, position: int, y: Tensor) -> Tensor:
+    """y, (N, C, H, W), through the plugins of a block behind conv 1, 2 or 3."""
+    names: List[str] = getattr(block, f'after_conv{position}_plugin_names', [])
+    for name in names:
+        y = getattr(block, name)(y)
+    return y
