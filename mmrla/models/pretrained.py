@@ -48,6 +48,8 @@ def as_pretrained(init_cfg: InitCfg) -> Tuple[InitCfg, bool]:
 def _is_pretrained(cfg: dict) -> bool:
     kind: Any = cfg.get('type')
     if isinstance(kind, str):
+        if kind.rpartition('.')[2] == 'PretrainedInit':
+            return True  # its name in the registry is 'Pretrained'
         kind = WEIGHT_INITIALIZERS.get(kind)
     return isinstance(kind, type) and issubclass(kind, PretrainedInit)
 
@@ -79,7 +81,7 @@ class Fit:
         if not self.is_plain or self.refusal:
             return
         print_log(
-            f'{name}: {self.loaded} of {self.total} tensors are the plain network\'s; '
+            f"{name}: {self.loaded} of {self.total} tensors are the plain network's; "
             'reads of the hidden state start at zero, C1, C3 and BN_t as drawn',
             logger='current',
         )
@@ -190,9 +192,7 @@ def _refusal(
             'the file'
         )
     if any(name.startswith('rla.') for name in shapes):
-        lost = [
-            n for n in own if n.startswith('rla.') and shapes.get(n) != own[n]
-        ]
+        lost = [n for n in own if n.startswith('rla.') and shapes.get(n) != own[n]]
         if lost:
             return (
                 f'it has other RLA units: {lost[0]} is {shapes.get(lost[0], "missing")} '

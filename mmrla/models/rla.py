@@ -201,10 +201,9 @@ class RLAUnit(WiringRecord):
             return c3(torch.tanh(norm(update + h)))  # Figure 3
         if self.cell == 'post-act':
             return torch.tanh(norm(c3(update + h)))
-        # h_0 = 0 becomes a map, for what is not zero behind a norm or a bias.
-        h = h.expand(-1, -1, update.shape[2], update.shape[3])
         if self.cell == 'conv':
-            return c3(torch.tanh(norm(h))) + update
+            # h_0 = 0 becomes a map: behind the norm it is not zero.
+            return c3(torch.tanh(norm(torch.zeros_like(update) + h))) + update
         return c3(torch.tanh(norm(update)), h)
 
     def start_from_plain(self) -> None:
@@ -264,6 +263,8 @@ class RLA(BaseModule):
 
     #: Images (N, in_channels, H, W) to the first layer's input; the family's.
     forward_stem: Callable[[Tensor], Tensor]
+    #: What ends the network, behind the last block; the family's.
+    finish: Callable[[Tensor], Tensor]
 
     #: Integrations that the family's blocks have.
     integrations: Sequence[str] = tuple(INTEGRATIONS)
@@ -344,9 +345,7 @@ class RLA(BaseModule):
         """
         return block.branch(x, read)
 
-    def join(
-        self, block: nn.Module, y: Tensor, identity: Optional[Tensor]
-    ) -> Tensor:
+    def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
         """The block's output x_t of residual and identity."""
         return block.join(y, identity)
 
@@ -358,16 +357,16 @@ class RLA(BaseModule):
         """Channels of a block's output."""
         return block.out_channels
 
-    def finish(self, x: Tensor) -> Tensor:
-        """What ends the plain network, behind the last block."""
-        plain = super()
-        return plain.finish(x) if hasattr(plain, 'finish') else x
-
     def zero_state(self, x: Tensor) -> Tensor:
         """h_0: zeros that broadcast, (N, k, 1, 1), so that no map is made."""
-        return x.new_zeros(x.shape[0], self.rla[0].state_channels, 1, 1)
+        return x.new_zeros(x.shape[0], self.state_channels, 1, 1)
 
     # The network
+
+    @property
+    def state_channels(self) -> int:
+        """Channels of what is carried from block to block."""
+        return 0 if self.rla is None else self.rla[0].state_channels
 
     @property
     def layers_of_blocks(self) -> List[nn.Sequential]:
@@ -408,6 +407,8 @@ class RLA(BaseModule):
     def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
         """x_t and h_t of x_{t-1} and h_{t-1}: block t of layer i, and its unit."""
         block = self.layers_of_blocks[i][t]
+        if self.rla is None:
+            return self.join(block, *self.branch(block, x, None)), h
         unit, t = self.unit_of(i, t)
         y, identity = self.branch(block, x, unit.read_of(t, h))
         x = self.join(block, y, identity)
@@ -424,8 +425,6 @@ class RLA(BaseModule):
 
         With ``return_hidden`` the last hidden state, (N, k, H, W), follows them.
         """
-        if self.rla is None:
-            return super().forward(x)
         x = self.forward_stem(x)
         h = self.zero_state(x)
         outs = []
@@ -534,12 +533,16 @@ class RLA(BaseModule):
             i = names.index(parts[0])
             return starts[i] + int(parts[1]) + 1, num_layers
         if parts[0] == 'rla':
-            own = [i for i, (stage, _) in enumerate(self._place) if stage == int(parts[1])]
+            own = [
+                i for i, (stage, _) in enumerate(self._place) if stage == int(parts[1])
+            ]
             first = starts[own[0]]
             if parts[2] in ('norms', 'read'):
                 return first + int(parts[3]) + 1, num_layers
             return first + sum(blocks[i] for i in own), num_layers
-        is_stem = list(self._modules).index(parts[0]) < list(self._modules).index(names[0])
+        is_stem = list(self._modules).index(parts[0]) < list(self._modules).index(
+            names[0]
+        )
         return (0 if is_stem else num_layers - 1), num_layers
 
 

@@ -4,7 +4,7 @@ import errno
 import pytest
 import torch
 
-from mmrla.checkpoints.wiring import WiringMismatchError
+from mmrla.models.wiring import WiringMismatchError
 from mmrla.engine.errors import UserError, config_errors, one_line, one_line_errors
 
 

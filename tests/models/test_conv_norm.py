@@ -7,10 +7,10 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import pytest
 import torch
+from mmrla.models.conv_norm import end_of_branch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from mmrla.models.conv_norm import end_of_branch
 from mmrla.models.layers import ECALayer, SELayer
 
 #: Conv, norm, attention and C1.

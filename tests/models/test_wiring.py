@@ -4,8 +4,9 @@
 import pytest
 import torch
 
-from mmrla.checkpoints.wiring import WiringMismatchError, WiringRecord, decode, encode
-from mmrla.models.rla import CELLS, INTEGRATIONS, RLAUnit
+from mmrla.models.layers.recurrent import CELLS
+from mmrla.models.rla import INTEGRATIONS, RLAUnit
+from mmrla.models.wiring import WiringMismatchError, WiringRecord, decode, encode
 
 
 @pytest.mark.parametrize('integration', INTEGRATIONS)
@@ -13,7 +14,7 @@ from mmrla.models.rla import CELLS, INTEGRATIONS, RLAUnit
 def test_every_wiring_has_a_record_of_its_own(integration: str, cell: str) -> None:
     if cell != 'conv' and integration in ('v2', 'v4', 'v6'):
         pytest.skip('the cell does not have this integration')
-    unit = RLAUnit([4], 2, integration=integration, cell=cell)
+    unit = RLAUnit(None, [4], 2, integration=integration, cell=cell)
     assert decode(unit.wiring) == f'integration={integration!r}, cell={cell!r}'
 
 

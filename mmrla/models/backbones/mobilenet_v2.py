@@ -140,7 +140,7 @@ class RLAOverMobileNetV2(RLA):
         """The units of the stages; one C3 for all if it is tied."""
         kwargs['recurrent_conv'] = self._recurrent_conv
         units = super().make_units(**kwargs)
-        if self._tied:
+        if self._tied and units[0].num_updates:
             first = units[0].recurrent_of(0)
             for unit in units[1:]:
                 unit.tie_recurrent(first)
@@ -183,6 +183,10 @@ class RLAOverMobileNetV2(RLA):
         """(N, 3, H, W) to (N, 32, H/2, W/2) at widen_factor 1."""
         return self.conv1(x)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """Nothing: the last block's output is the network's."""
+        return x
+
     def branch(
         self, block: nn.Module, x: Tensor, read: Optional[Tensor]
     ) -> Tuple[Tensor, Optional[Tensor]]:
@@ -220,13 +224,13 @@ class RLAOverMobileNetV2(RLA):
     def last_outputs(self, x: Tensor, state: Tensor) -> List[Tensor]:
         """``conv2`` of x and the last state, if it is asked for, and that state."""
         outs: List[Tensor] = []
-        h = self.rla[-1].hidden(state)
         if self.runs_last_conv:
             y = self.conv2.conv(x)
-            if self.exchange:
-                y = y + self.rla[-1].last(h)
+            if self.rla is not None and self.exchange:
+                unit = self.rla[-1]
+                y = y + unit.last(unit.hidden(state))
             outs.append(self.conv2.activate(self.conv2.norm(y)))
-        return outs + ([h] if self.return_hidden else [])
+        return outs + super().last_outputs(x, state)
 
 
 def _has_identity(block: nn.Module) -> bool:

@@ -79,9 +79,7 @@ class PreActBlock(PlainBlock):
         )
         self.relu = nn.ReLU(inplace=True)
 
-    def branch(
-        self, x: Tensor, read: Optional[Tensor] = None
-    ) -> Tuple[Tensor, Tensor]:
+    def branch(self, x: Tensor, read: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """The residual y and the (projected) identity, (N, C', H', W')."""
         activated = self.relu(self.bn1(x))
         y = self.conv1(activated)
@@ -286,9 +284,7 @@ class RLAPreActResNet(RLA, PreActResNet):
 
     def zero_state(self, x: Tensor) -> Tensor:
         """h_0 as a map, (N, k, H, W): behind a norm it is not zero any more."""
-        return x.new_zeros(
-            x.shape[0], self.rla[0].state_channels, x.shape[2], x.shape[3]
-        )
+        return x.new_zeros(x.shape[0], self.state_channels, x.shape[2], x.shape[3])
 
 
 def _blocks_of_depth(depth: int, bottleneck: bool) -> int:

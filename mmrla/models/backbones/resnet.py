@@ -24,6 +24,10 @@ class RLAOverResNet(RLA):
             x = self.relu(self.norm1(self.conv1(x)))
         return self.maxpool(x)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """Nothing: the last block's output is the network's."""
+        return x
+
     def branch(
         self, block: nn.Module, x: Tensor, read: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:

@@ -100,9 +100,7 @@ class XceptionBlock(PlainBlock):
         """The norm of the last separable conv."""
         return self.convs[-1].pointwise_conv.norm
 
-    def branch(
-        self, x: Tensor, read: Optional[Tensor] = None
-    ) -> Tuple[Tensor, Tensor]:
+    def branch(self, x: Tensor, read: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """The residual y and the (projected) identity, (N, C', H', W')."""
         first, *others = self.convs
         y = _apply(first, self.relu(x), read)

@@ -3,4 +3,4 @@
 
 from .attention import CBAM, ChannelAttention, ECALayer, SELayer
 
-__all__ = ["CBAM", "ChannelAttention", "ECALayer", "SELayer"]
+__all__ = ['CBAM', 'ChannelAttention', 'ECALayer', 'SELayer']

@@ -27,6 +27,7 @@ class ConvLSTMCell(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Next state of the input x, (N, k, H, W); a state is h and c, (N, 2k, H, W)."""
         h, c = state.chunk(2, dim=1)
+        h = torch.zeros_like(x) + h  # h_0 may come as zeros of shape (N, k, 1, 1)
         i, f, o, g = self.gates(torch.cat((x, h), dim=1)).chunk(4, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat((torch.sigmoid(o) * torch.tanh(c), c), dim=1)
@@ -49,6 +50,7 @@ class ConvGRUCell(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Next h of the input x; both (N, k, H, W)."""
+        h = torch.zeros_like(x) + h  # h_0 may come as zeros of shape (N, k, 1, 1)
         r, u = self.gates(torch.cat((x, h), dim=1)).chunk(2, dim=1)
         r = torch.sigmoid(self.reset_norm(r))
         u = torch.sigmoid(self.update_norm(u))

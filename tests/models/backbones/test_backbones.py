@@ -1,175 +1,134 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What every RLA backbone must do, over one table of networks."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
-from mmrla.models import RLANeck
+from mmrla.models import RLANeck, WiringMismatchError
 
-from .conftest import CASES, PLAIN, Case
+from .conftest import CASES, FAMILIES, RESNETS, Case
 
-COMPILED = [c for c in CASES if c.name in ('resnet-v1', 'resnet-v3', 'mobilenet')]
-all_cases = pytest.mark.parametrize('case', CASES + PLAIN, ids=lambda c: c.name)
+all_cases = pytest.mark.parametrize('case', FAMILIES, ids=lambda c: c.name)
 rla_cases = pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
 
 
-def _grad_norms(model: nn.Module) -> Dict[str, float]:
-    return {
-        name: float('nan') if p.grad is None else p.grad.abs().sum().item()
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+def _all_outputs(case: Case) -> tuple:
+    """Indices of all stages and, of MobileNetV2, the last conv."""
+    return tuple(range(max(case.stages, case.last + 1)))
 
 
-def _assert_gradients(case: Case, grads: Dict[str, float]) -> None:
-    if case.kwargs.get('integration') in ('v2', 'v4', 'v6'):
-        # BN_1 reads h_0 = 0 there: its weight's gradient is there, and zero.
-        assert grads.pop('layer1.rla.norms.0.weight') == 0
-    assert not [name for name, norm in grads.items() if not norm > 0]
+def _assert_gradients(case: Case, *models: nn.Module) -> None:
+    """DDP with find_unused_parameters=False refuses a parameter without one."""
+    zero = set()
+    for model in models:
+        for name, param in model.named_parameters():
+            assert param.grad is not None, name
+            if not param.grad.abs().sum() > 0:
+                zero.add(name)
+    # The first read sees h_0 = 0, and so does BN_1 of v2, v4 and v6.
+    assert {name for name in zero if not name.startswith('rla.0.read.0.')} <= (
+        {'rla.0.norms.0.weight'}
+        if case.kwargs.get('integration') in ('v2', 'v4', 'v6')
+        else set()
+    )
 
 
 @all_cases
 def test_every_parameter_gets_a_gradient_in_a_detector(case: Case) -> None:
-    """DDP with find_unused_parameters=False refuses a parameter without one."""
-    # With zero-initialised branches most gradients would be exactly zero.
-    model = case.build(
-        out_indices=tuple(range(case.num_stages)), zero_init_residual=False
-    )
+    model = case.build(out_indices=_all_outputs(case))
     outs = model(torch.randn(4, 3, 64, 64))
-    assert len(outs) == case.num_stages
+    assert len(outs) == len(_all_outputs(case))
     sum(out.square().mean() for out in outs).backward()
-    _assert_gradients(case, _grad_norms(model))
+    _assert_gradients(case, model)
 
 
 @rla_cases
 def test_every_parameter_gets_a_gradient_in_a_classifier(case: Case) -> None:
-    model = case.build(return_hidden=True, zero_init_residual=False)
-    neck = RLANeck(rla_channels=4)
-    (features,) = neck(model(torch.randn(4, 3, 96, 96)))
-    assert features.shape == (4, model.out_channels[-1] + 4)
+    model = case.build(return_hidden=True)
+    neck = RLANeck(case.rla_channels)
+    outs = model(torch.randn(4, 3, 64, 64))
+    (features,) = neck(outs)
+    assert features.shape == (4, outs[0].shape[1] + case.rla_channels)
     features.square().mean().backward()
-    _assert_gradients(case, {**_grad_norms(model), **_grad_norms(neck)})
+    _assert_gradients(case, model, neck)
+
+
+@pytest.mark.parametrize('case', RESNETS, ids=lambda c: c.name)
+def test_names_are_the_plain_networks_and_rlas(case: Case) -> None:
+    """With the plain network's weights alone the outputs are the plain network's."""
+    model = case.build()
+    plain = case.build(rla_channels=0)
+    weights = plain.state_dict()
+    own = model.state_dict()
+    assert {name for name in own if not name.startswith('rla.')} == set(weights)
+    model.load_state_dict(weights, strict=False)
+    model.train(False)
+    plain.train(False)
+    x = torch.randn(2, 3, 65, 97)
+    with torch.no_grad():
+        for a, b in zip(model(x), plain(x)):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 @all_cases
 @pytest.mark.parametrize('out_index', [0, 2])
-def test_early_outputs_build_no_dead_parameters(case: Case, out_index: int) -> None:
-    model = case.build(out_indices=(out_index,), zero_init_residual=False)
+def test_early_outputs_need_no_later_unit(case: Case, out_index: int) -> None:
+    model = case.build(out_indices=(out_index,))
     (out,) = model(torch.randn(2, 3, 64, 64))
-    assert out.shape[1] == model.out_channels[0]
+    expected = case.build(out_indices=_all_outputs(case))(torch.randn(2, 3, 64, 64))
+    assert out.shape == expected[out_index].shape
     out.square().mean().backward()
-    assert all(p.grad is not None for p in model.parameters())
-    assert not hasattr(model, f'layer{out_index + 2}')
+    # Upstream builds later stages, too; RLA adds nothing for them.
+    for name, param in model.named_parameters():
+        if name.startswith('rla.'):
+            assert param.grad is not None, name
 
 
 @all_cases
 @pytest.mark.parametrize('size', [(33, 47), (97, 65), (32, 200)])
 def test_odd_sizes(case: Case, size: tuple) -> None:
-    model = case.build(out_indices=tuple(range(case.num_stages))).eval()
-    height, width = size
+    model = case.build(out_indices=_all_outputs(case))
+    model.train(False)
     with torch.no_grad():
-        outs = model(torch.randn(1, 3, height, width))
-    # Strided convs round up at each halving.
-    for i, out in enumerate(outs):
-        assert out.isfinite().all()
-        assert out.shape[1] == model.out_channels[i]
-    if 'dilated' not in case.name:
-        assert outs[-1].shape[2:] == (-(-height // 32), -(-width // 32))
+        outs = model(torch.randn(1, 3, *size))
+    assert all(out.isfinite().all() for out in outs)
+    # Strided convs round up at each halving; DenseNet's poolings leave the rest out.
+    for a, b in zip(outs, outs[1:] if case.type != 'DenseNetBC' else ()):
+        assert a.shape[2] in (b.shape[2], 2 * b.shape[2], 2 * b.shape[2] - 1)
 
 
-@all_cases
-@pytest.mark.parametrize('norm_eval', [False, True])
-def test_no_shorter_way_changes_a_gradient(case: Case, norm_eval: bool) -> None:
-    """Modules with hooks are called: concatenation, and C1 of the residual itself."""
-    x = torch.randn(2, 3, 64, 64, dtype=torch.double)
-    results: List[Dict[str, Any]] = []
-    for watch in (False, True):
-        model = case.build(norm_eval=norm_eval, zero_init_residual=False).double()
-        model.train()
-        for module in model.modules() if watch else ():
-            module.register_forward_hook(lambda *args: None)
-        (out,) = model(x)
-        out.square().mean().backward()
-        results.append(
-            {
-                'out': out,
-                **dict(model.named_buffers()),
-                **{n: p.grad for n, p in model.named_parameters()},
-            }
-        )
-    for name, value in results[0].items():
-        torch.testing.assert_close(value, results[1][name], rtol=1e-6, atol=1e-9)
+@rla_cases
+def test_one_image_in_training(case: Case) -> None:
+    """h_0 has one value a channel then, too few for a norm that reads it alone."""
+    outs = case.build()(torch.randn(1, 3, 64, 64))
+    assert all(out.isfinite().all() for out in outs)
 
 
 @all_cases
 def test_channels_last_changes_no_output(case: Case) -> None:
-    model = case.build(zero_init_residual=False).eval()
+    model = case.build()
+    model.train(False)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         (expected,) = model(x)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
         (out,) = model(x.contiguous(memory_format=torch.channels_last))
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert (out - expected).abs().max() / expected.abs().max() < 1e-4
 
 
-@pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason='no torch.compile')
-@pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('case', COMPILED, ids=lambda c: c.name)
-def test_compiles_as_one_graph_for_all_batch_sizes(case: Case, training: bool) -> None:
-    torch._dynamo.reset()
-    model = case.build(out_indices=(1,), return_hidden=True, zero_init_residual=False)
-    model.train(training)
-    counter = CompileCounter()
-    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
-    for batch_size in (2, 3, 5):
-        x = torch.randn(batch_size, 3, 32, 32)
-        for a, b in zip(compiled(x), model(x)):
-            # In training C1 is not compiled as it is computed otherwise.
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    assert counter.frame_count == 1
-
-
-@all_cases
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
-def test_frozen_stages_freeze_their_units_too(case: Case, frozen_stages: int) -> None:
-    model = case.build(
-        frozen_stages=frozen_stages, out_indices=tuple(range(case.num_stages))
-    ).train()
-    frozen = [] if frozen_stages < 0 else list(model.stem_modules())
-    frozen += model.stages[: max(frozen_stages, 0)]
-    ids = {id(p) for module in frozen for p in module.parameters()}
-    for name, param in model.named_parameters():
-        assert param.requires_grad == (id(param) not in ids), name
-    for module in frozen:
-        assert not any(m.training for m in module.modules())
-    out = sum(o.mean() for o in model(torch.randn(2, 3, 64, 64)))
-    if any(p.requires_grad for p in model.parameters()):
-        out.backward()
-        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-
-
-@all_cases
-def test_norm_eval(case: Case) -> None:
-    model = case.build(norm_eval=True).train()
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms
-    assert not any(m.training for m in norms)
-    assert model.training
-
-
 @all_cases
 def test_state_dict_round_trip(case: Case) -> None:
-    model = case.build().eval()
-    other = case.build().eval()
+    model, other = case.build(), case.build()
     for p in other.parameters():
         nn.init.normal_(p)
     other.load_state_dict(model.state_dict(), strict=True)
     x = torch.randn(1, 3, 64, 64)
+    model.train(False)
+    other.train(False)
     with torch.no_grad():
         assert torch.equal(model(x)[0], other(x)[0])
 
@@ -177,44 +136,60 @@ def test_state_dict_round_trip(case: Case) -> None:
 @rla_cases
 def test_classifier_weights_load_into_a_detector(case: Case) -> None:
     """The update that the detector lacks is the only thing left out."""
-    classifier = case.build(return_hidden=True).eval()
-    detector = case.build().eval()
+    classifier, detector = case.build(return_hidden=True), case.build()
     names = set(classifier.state_dict()) - set(detector.state_dict())
-    assert all('.rla.' in name for name in names)
+    assert all(name.startswith('rla.') for name in names)
     # Without exchange a detector has no unit at all.
     strict = case.kwargs.get('exchange', True)
     detector.load_state_dict(classifier.state_dict(), strict=strict)
+    classifier.train(False)
+    detector.train(False)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(classifier(x)[0], detector(x)[0])
 
 
+@rla_cases
+def test_weights_of_another_wiring_are_refused(case: Case) -> None:
+    other = 'v1' if case.kwargs.get('integration') in ('v2', 'v3') else 'v3'
+    weights = case.build(return_hidden=True).state_dict()
+    model = case.build(return_hidden=True, integration=other)
+    for strict in (True, False):
+        with pytest.raises(WiringMismatchError, match=f"integration='{other}'"):
+            model.load_state_dict(weights, strict=strict)
+
+
 @all_cases
-def test_initialisation_is_deterministic_and_zeroes_branches(case: Case) -> None:
-    first, second = case.build(zero_init_residual=True), case.build()
-    zeroed = 0
+def test_initialisation_is_deterministic(case: Case) -> None:
+    first, second = case.build(idle=True), case.build(idle=True)
     for (name, a), b in zip(first.named_parameters(), second.parameters()):
-        if not torch.equal(a, b):
-            assert a.abs().sum() == 0 or b.abs().sum() == 0, name
-    for stage in first.stages:
-        for block in stage.blocks:
-            if block.last_norm is not None:
-                zeroed += 1
-                assert block.last_norm.weight.abs().sum() == 0
-    assert zeroed
+        assert torch.equal(a, b), name
 
 
-@all_cases
+@rla_cases
+def test_units_are_drawn_as_the_network_is(case: Case) -> None:
+    """He normal, fan-out: 2 / (outputs times kernel) is the variance."""
+    unit = case.build(return_hidden=True).rla[-1]
+    weight = unit.compress[-1].weight
+    assert weight.std().item() == pytest.approx((2 / len(weight)) ** 0.5, rel=0.35)
+
+
+@rla_cases
 def test_layer_depth_of_every_parameter(case: Case) -> None:
     model = case.build()
-    total = sum(len(stage.blocks) for stage in model.stages) + 2
-    depths = [
-        model.get_layer_depth(f'backbone.{name}', 'backbone.')
-        for name, _ in model.named_parameters()
-    ]
-    assert {num_layers for _, num_layers in depths} == {total}
-    assert {depth for depth, _ in depths} == set(range(total - 1))
-    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (total - 1, total)
+    blocks = sum(len(layer) for layer in model.layers_of_blocks)
+    depths: Dict[str, int] = {}
+    for name, _ in model.named_parameters():
+        depth, layers = model.get_layer_depth(f'backbone.{name}', 'backbone.')
+        assert layers == blocks + 2
+        depths[name] = depth
+    assert set(depths.values()) >= set(range(blocks + 1))
+    assert model.get_layer_depth('head.fc.weight', 'backbone.')[0] == blocks + 1
+    if model.rla is not None:
+        assert depths['rla.0.compress.0.weight'] == len(model.layers_of_blocks[0])
+        if model.rla[0].read is not None:
+            reads = {d for n, d in depths.items() if n.startswith('rla.0.read.0.')}
+            assert reads == {1}
 
 
 @all_cases
@@ -222,4 +197,33 @@ def test_last_norm_registered_is_not_the_hidden_states(case: Case) -> None:
     """Grad-CAM tools take the last norm of the backbone as their target."""
     model = case.build()
     norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert '.blocks.' in norms[-1]
+    assert not norms[-1].startswith('rla.')
+
+
+@all_cases
+def test_frozen_stages_and_norm_eval(case: Case) -> None:
+    if case.type == 'DenseNetBC':
+        pytest.skip('has neither')
+    model = case.build(frozen_stages=1, norm_eval=True)
+    model.train()
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert any(n.startswith('layer1.') for n in frozen)
+    assert not any(n.startswith(('layer2.', 'rla.')) for n in frozen)
+    out = sum(o.mean() for o in model(torch.randn(2, 3, 64, 64)))
+    out.backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is None) == (name in frozen), name
+
+
+def test_drop_path_leaves_the_hidden_state_alone() -> None:
+    case = next(c for c in CASES if c.name == 'mmpretrain-resnet')
+    kwargs: Dict[str, Any] = dict(norm_eval=True)
+    model = case.build(drop_path_rate=0.9, **kwargs).train()
+    plain = case.build(**kwargs).train()
+    plain.load_state_dict(model.state_dict())
+    x = model.forward_stem(torch.randn(8, 3, 32, 32))
+    h = model.zero_state(x)
+    x, h = plain.step(0, 0, x, h)
+    first, expected = model.step(0, 1, x, h), plain.step(0, 1, x, h)
+    torch.testing.assert_close(first[1], expected[1])
+    assert not torch.equal(first[0], expected[0])

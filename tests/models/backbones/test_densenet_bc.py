@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmrla.checkpoints import WiringMismatchError
-from mmrla.models import DenseNetBC
+from mmrla.models import DenseNetBC, WiringMismatchError
 
 #: Three layers a block.
 SMALL = dict(depth=22, growth_rate=4)

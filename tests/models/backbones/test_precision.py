@@ -7,16 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .conftest import BASELINES, FAMILIES, FAST, Case, each, settled
+from .conftest import FAMILIES, FAST, Case, each, settled
 
-#: Ours, rather than upstream's with a plugin.
-OURS = [case for case in FAMILIES if case not in BASELINES]
-ours = pytest.mark.parametrize('case', OURS, ids=lambda c: c.name)
+all_cases = pytest.mark.parametrize('case', FAMILIES, ids=lambda c: c.name)
 
 
 def build(case: Case, **kwargs: Any) -> nn.Module:
     """The network with its hidden state, if it has one."""
-    if case.kwargs.get('rla_channels'):
+    if case.rla_channels:
         kwargs['return_hidden'] = True
     return settled(case, **kwargs)
 
@@ -43,7 +41,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a.float() - b).norm() / b.norm()).item()
 
 
-@ours
+@all_cases
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_a_step_in_half_precision_is_near_that_in_float32(
     case: Case, dtype: torch.dtype
@@ -69,7 +67,7 @@ def test_a_step_in_half_precision_is_near_that_in_float32(
     assert torch.cosine_similarity(a, b, dim=0) > 0.85
 
 
-@ours
+@all_cases
 def test_channels_last_stays_through_the_network(case: Case) -> None:
     model = build(case)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -84,13 +82,15 @@ def test_channels_last_stays_through_the_network(case: Case) -> None:
         return check
 
     for name, module in model.named_modules():
-        module.register_forward_hook(is_kept(name))
+        # h_0 has no layout: most often one value for each image and channel.
+        if not name.startswith(('rla.0.read.0', 'rla.0.pool')):
+            module.register_forward_hook(is_kept(name))
     x = images()
     outs = model(x.contiguous(memory_format=torch.channels_last))
     assert not copied
     expected = build(case)(x)
     for a, b in zip(outs, expected):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -103,7 +103,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-@each(OURS)
+@each(FAMILIES)
 def test_recomputation_changes_no_gradient_in_training(case: Case) -> None:
     """With norms that use the batch's statistics, as classifiers do."""
     grads = []
@@ -136,7 +136,7 @@ def assert_compiled_equals_eager(case: Case, **kwargs: Any) -> None:
 
 
 @can_compile
-@each(OURS, fast=('resnet-v1', 'preact-v1', 'densenet-lag'))
+@each(FAMILIES, fast=('resnet-v1', 'preact-v1', 'densenet-lag'))
 def test_compiled_as_one_graph(case: Case) -> None:
     """Without what inductor makes of it, which takes minutes a network."""
     assert_compiled_equals_eager(case, backend='eager')
@@ -144,7 +144,9 @@ def test_compiled_as_one_graph(case: Case) -> None:
 
 # Not Xception: what inductor makes of a strided 1x1 conv beside a pooled branch
 # corrupts the heap in the backward pass, in a network of torch's own modules too.
-INDUCTOR = [case for case in OURS if case.name in FAST and case.name != 'xception']
+INDUCTOR = [
+    case for case in FAMILIES if case.name in FAST and case.name != 'xception-v1'
+]
 
 
 @can_compile

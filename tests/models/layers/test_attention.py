@@ -1,6 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Attention plugins: parameters, equations, use in upstream's networks."""
 
+from typing import Any, List
+
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
@@ -35,81 +37,81 @@ def test_eca_equation() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
+def _plugins(layer: str, **kwargs: Any) -> List[dict]:
+    return [dict(cfg=dict(type=layer, **kwargs), position='after_conv3')]
+
+
 @pytest.mark.parametrize(
-    ('attention', 'millions'),
-    [('SELayer', 26.77), ('CBAM', 26.77), ('ECALayer', 24.37)],
+    ('layer', 'millions'), [('SELayer', 26.77), ('CBAM', 26.77), ('ECALayer', 24.37)]
 )
-def test_mmpretrain_baseline_has_table_3_parameters(
-    attention: str, millions: float
+def test_baselines_have_table_3_parameters(
+    layer: str, millions: float, no_init: None
 ) -> None:
+    """mmpretrain's ResNet-50 takes them as mmdet's does."""
     pytest.importorskip('mmpretrain')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(
-            dict(type='AttentionResNet', depth=50, attention=dict(type=attention))
+            dict(type='RLAResNet', depth=50, rla_channels=0, plugins=_plugins(layer))
         )
     count = sum(p.numel() for p in model.parameters()) + 2049 * 1000
     assert round(count / 2**20, 2) == millions
 
 
-def test_mmpretrain_mobilenet_baseline_has_table_3_parameters() -> None:
+def test_mobilenet_baseline_has_table_3_parameters() -> None:
     """ECA-Net's kernels: 1 in the first four settings, 3 in the others."""
     pytest.importorskip('mmpretrain')
-    kernels = [1] * 4 + [3] * 3
-    attention = [dict(type='ECALayer', kernel_size=k) for k in kernels]
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(dict(type='AttentionMobileNetV2', attention=attention))
+    plugins = [
+        dict(_plugins('ECALayer', kernel_size=1)[0], stages=[True] * 4 + [False] * 3),
+        dict(_plugins('ECALayer', kernel_size=3)[0], stages=[False] * 4 + [True] * 3),
+    ]
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(
+            dict(type='RLAMobileNetV2', rla_channels=0, plugins=plugins)
+        )
     count = sum(p.numel() for p in model.parameters()) + 1281 * 1000
     assert count == 3504872 + 1 * 10 + 3 * 7
 
 
-@pytest.mark.parametrize('attention', ['SELayer', 'ECALayer', 'CBAM'])
-def test_attention_is_applied_before_the_addition(attention: str) -> None:
-    """mmpretrain's baseline equals mmdet's ResNet with the same plugin."""
+@pytest.mark.parametrize('rla_channels', [0, 4])
+@pytest.mark.parametrize('layer', ['SELayer', 'ECALayer', 'CBAM'])
+def test_plugins_are_mmdets(layer: str, rla_channels: int) -> None:
+    """Names and outputs of the form over mmpretrain equal those of mmdet's ResNet."""
     pytest.importorskip('mmpretrain')
     pytest.importorskip('mmdet')
     torch.manual_seed(0)
+    small = {} if layer == 'ECALayer' else dict(ratio=4)
+    kwargs = dict(
+        depth=50, base_channels=8, stem_channels=8, plugins=_plugins(layer, **small)
+    )
+    rla = dict(type='RLAResNet', rla_channels=rla_channels)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        ours = MODELS.build(
-            dict(
-                type='AttentionResNet',
-                depth=50,
-                base_channels=8,
-                stem_channels=8,
-                attention=dict(type=attention, **_small(attention)),
-            )
-        )
+        ours = MODELS.build(dict(out_indices=(0, 1, 2, 3), **rla, **kwargs))
     with DefaultScope.overwrite_default_scope('mmdet'):
         theirs = MODELS.build(
-            dict(
-                type='mmdet.ResNet',
-                depth=50,
-                base_channels=8,
-                stem_channels=8,
-                norm_eval=False,
-                plugins=[
-                    dict(
-                        cfg=dict(type=attention, **_small(attention)),
-                        position='after_conv3',
-                    )
-                ],
-            )
+            {**(rla if rla_channels else dict(type='ResNet')), **kwargs}
         )
-    ours.eval()  # upstream's train() returns None
-    theirs.eval()
-    abbr = MODELS.get(attention)._abbr_
-    theirs.load_state_dict(
-        {
-            k.replace('drop_path.attention', abbr): v
-            for k, v in ours.state_dict().items()
-        }
-    )
+    ours.train(False)
+    theirs.train(False)
+    for p in ours.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x)[-1], theirs(x)[-1])
+        for a, b in zip(ours(x), theirs(x)):
+            torch.testing.assert_close(a, b)
 
 
-def _small(attention: str) -> dict:
-    return {} if attention == 'ECALayer' else dict(ratio=4)
+@pytest.mark.parametrize(
+    ('plugin', 'message'),
+    [
+        (dict(position='after_conv1'), "position='after_conv1'.*'after_conv3'"),
+        (dict(stages=(True,)), 'needs one entry for each of the 3'),
+    ],
+)
+def test_plugins_that_cannot_be_had_are_refused(plugin: dict, message: str) -> None:
+    plugins = [{**_plugins('ECALayer')[0], **plugin}]
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(dict(type='RLAPreActResNet', depth=20, plugins=plugins))
 
 
 @pytest.mark.parametrize(

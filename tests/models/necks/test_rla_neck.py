@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrla.checkpoints import WiringMismatchError
-from mmrla.models import RLANeck
+from mmrla.models import RLANeck, WiringMismatchError
 
 
 def test_equals_concatenation_before_pooling() -> None:
@@ -29,15 +28,6 @@ def test_equals_concatenation_before_pooling() -> None:
     torch.testing.assert_close(got, F.adaptive_avg_pool2d(expected, 1).flatten(1))
 
 
-def test_last_conv_reads_the_hidden_state() -> None:
-    torch.manual_seed(0)
-    neck = RLANeck(4, in_channels=8, out_channels=16, act_cfg=dict(type='ReLU6')).eval()
-    x, h = torch.randn(2, 8, 3, 5), torch.randn(2, 4, 3, 5)
-    (got,) = neck((x, h))
-    assert got.shape == (2, 16)
-    assert not torch.allclose(got, neck((x, h + 1))[0])
-
-
 def test_without_norm_and_activation_the_state_is_used_as_it_is() -> None:
     h = torch.randn(2, 4, 3, 5)
     (got,) = RLANeck(4, norm_cfg=None, act_cfg=None)((torch.randn(2, 8, 3, 5), h))
@@ -53,8 +43,3 @@ def test_weights_made_with_another_activation_are_refused() -> None:
     tanh = RLANeck(4, act_cfg=dict(type='Tanh'))
     with pytest.raises(WiringMismatchError, match="act='ReLU'.*act='Tanh'"):
         tanh.load_state_dict(RLANeck(4).state_dict(), strict=False)
-
-
-def test_last_conv_needs_the_channels_of_x() -> None:
-    with pytest.raises(ValueError, match='out_channels=16 needs in_channels'):
-        RLANeck(4, out_channels=16)

@@ -1,0 +1,182 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""RLA over ResNets: counts, the plain network, arguments, registry scopes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmrla.models import RLAResNet
+
+mmdet = pytest.importorskip('mmdet.models')
+mmpretrain = pytest.importorskip('mmpretrain.models')
+
+DATA = Path(__file__).parents[4] / 'shared/data'
+
+
+@pytest.mark.parametrize(
+    ('depth', 'published'), [(50, 24.67), (101, 42.92), (152, 57.96)]
+)
+def test_parameters_of_the_classifier(depth: int, published: float) -> None:
+    """Table 3, in units of 2**20; 25,870,696 is the exact count of the first."""
+    with torch.device('meta'):
+        model = RLAResNet(depth, return_hidden=True)
+    count = sum(p.numel() for p in model.parameters())
+    count += 2 * 32 + (2048 + 32 + 1) * 1000  # the neck's norm and the classifier
+    assert round(count / 2**20, 2) == published
+    if depth == 50:
+        assert count == 25870696
+
+
+@pytest.mark.parametrize('depth', [18, 34, 50])
+def test_without_hidden_state_it_is_mmdets_resnet(depth: int) -> None:
+    ours = RLAResNet(depth, rla_channels=0)
+    plain = mmdet.ResNet(depth)
+    for p in plain.parameters():
+        nn.init.normal_(p, std=0.05)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    ours.load_state_dict(plain.state_dict())
+    ours.eval()
+    plain.eval()
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        for a, b in zip(ours(x), plain(x)):
+            assert (a - b).abs().max() <= 1e-6 * b.abs().max()
+
+
+def test_paper_and_released_wiring_differ() -> None:
+    torch.manual_seed(0)
+    paper = RLAResNet(50, base_channels=8, rla_channels=4)
+    released = RLAResNet(50, base_channels=8, rla_channels=4, integration='v3')
+    weights = {k: v for k, v in paper.state_dict().items() if not k.endswith('.wiring')}
+    released.load_state_dict(weights, strict=False)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(paper.eval()(x)[1], released.eval()(x)[1])
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('name', ['RLAResNet', 'mmrla.RLAResNet'])
+def test_the_name_means_the_network_of_the_library(scope: str, name: str) -> None:
+    """With its arguments and defaults."""
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(ConfigDict(type=name, depth=50, base_channels=8))
+    of_mmpretrain = scope == 'mmpretrain'
+    plain = mmpretrain.ResNet if of_mmpretrain else mmdet.ResNet
+    assert isinstance(model, plain)
+    assert model.out_indices == ((3,) if of_mmpretrain else (0, 1, 2, 3))
+    assert model.norm_eval == (not of_mmpretrain)
+
+
+def test_layer_names_and_shapes_of_the_released_stages() -> None:
+    """ResNet-D and ResNeXt are upstream's, too."""
+    for name, kwargs in (
+        ('ResNetV1d', {}),
+        ('ResNeXt', dict(groups=32, base_width=4)),
+    ):
+        with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
+            ours = MODELS.build(dict(type=f'RLA{name}', depth=50, **kwargs))
+            plain = MODELS.build(dict(type=name, depth=50, **kwargs))
+        own = {k: v.shape for k, v in ours.state_dict().items()}
+        assert {k: v for k, v in own.items() if not k.startswith('rla.')} == {
+            k: v.shape for k, v in plain.state_dict().items()
+        }
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'message'),
+    [
+        (dict(depth=51), KeyError, 'invalid depth 51'),
+        (dict(integration='v7'), ValueError, r"integration='v7' is not one of .*'v6'"),
+        (dict(cell='gru'), ValueError, r"cell='gru' is not one of .*'convgru'"),
+        (
+            dict(cell='convlstm', integration='v2'),
+            ValueError,
+            r"integration='v2' needs cell",
+        ),
+        (dict(rla_channels=-1), ValueError, r'rla_channels=-1 is not in the range 0'),
+        (dict(rla_channels=1.5), ValueError, r'rla_channels=1.5 is not an int'),
+        (
+            dict(rla_channels=0, return_hidden=True),
+            ValueError,
+            r'return_hidden=True needs rla',
+        ),
+        (dict(attention=dict(type='SELayer')), TypeError, "argument 'attention'"),
+    ],
+    ids=lambda v: str(v)[:40] if isinstance(v, dict) else '',
+)
+def test_wrong_arguments(kwargs: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        RLAResNet(**dict(dict(depth=50, base_channels=8), **kwargs))
+
+
+def test_extra_channels_must_fit_the_bottlenecks() -> None:
+    with pytest.raises(ValueError, match='extra_channels=3 is not a multiple of 4'):
+        MODELS.build(dict(type='mmpretrain.RLAResNet', depth=50, extra_channels=3))
+
+
+def _cifar_weights() -> Any:
+    path = DATA / 'cifar10_resnet20.th'
+    if not path.is_file():
+        pytest.skip('needs the trained weights in ../shared/data')
+    weights = torch.load(path, map_location='cpu', weights_only=True)['state_dict']
+    return {name[len('module.') :]: value for name, value in weights.items()}
+
+
+def test_cifar_resnet_is_the_one_of_public_weights(tmp_path: Path) -> None:
+    """Names, shapes, option A; the head takes ``linear`` as its layer."""
+    weights = _cifar_weights()
+    torch.save(weights, tmp_path / 'resnet20.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet20.pth'))
+    cfg = dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='RLACIFARResNet',
+            depth=20,
+            rla_channels=4,
+            return_hidden=True,
+            init_cfg=init_cfg,
+        ),
+        neck=dict(type='RLANeck', rla_channels=4),
+        head=dict(
+            type='RLALinearClsHead',
+            num_classes=10,
+            in_channels=64,
+            rla_channels=4,
+            init_cfg=init_cfg,
+        ),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg).eval()
+    model.init_weights()
+    model.eval()
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def block(x: torch.Tensor, name: str, stride: int) -> torch.Tensor:
+        y = x
+        for i, step in ((1, stride), (2, 1)):
+            if i == 2:
+                y = y.relu()
+            y = torch.conv2d(y, weights[f'{name}.conv{i}.weight'], None, step, 1)
+            y = _norm(y, f'{name}.bn{i}')
+        if stride == 2:
+            half = x.shape[1] // 2
+            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+        return (x + y).relu()
+
+    def _norm(y: torch.Tensor, name: str) -> torch.Tensor:
+        w = {k: weights[f'{name}.{k}'] for k in ('running_mean', 'running_var')}
+        scale, shift = weights[f'{name}.weight'], weights[f'{name}.bias']
+        return nn.functional.batch_norm(y, **w, weight=scale, bias=shift)
+
+    y = _norm(torch.conv2d(x, weights['conv1.weight'], None, 1, 1), 'bn1').relu()
+    for stage in (1, 2, 3):
+        for t in range(3):
+            y = block(y, f'layer{stage}.{t}', 2 if stage > 1 and t == 0 else 1)
+    expected = y.mean((2, 3)) @ weights['linear.weight'].T + weights['linear.bias']
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
