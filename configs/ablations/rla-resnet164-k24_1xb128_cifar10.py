@@ -5,5 +5,5 @@ _base_ = '../cifar/rla-resnet164_1xb128_cifar10.py'
 model = dict(
     backbone=dict(rla_channels=24),
     neck=dict(rla_channels=24),
-    head=dict(in_channels=256 + 24),
+    head=dict(rla_channels=24),
 )

@@ -5,5 +5,5 @@ _base_ = '../cifar/rla-resnet164_1xb128_cifar10.py'
 model = dict(
     backbone=dict(rla_channels=8),
     neck=dict(rla_channels=8),
-    head=dict(in_channels=256 + 8),
+    head=dict(rla_channels=8),
 )

@@ -1,4 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'cbam-resnet50_4xb64_in1k.py'
+_base_ = 'resnet101_4xb64_in1k.py'
 
-model = dict(backbone=dict(depth=101))
+model = dict(
+    backbone=dict(
+        type='RLAResNet',
+        rla_channels=0,
+        plugins=[dict(cfg=dict(type='CBAM'), position='after_conv3')],
+    )
+)

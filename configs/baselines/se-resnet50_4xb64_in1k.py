@@ -1,4 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = 'resnet50_4xb64_in1k.py'
 
-model = dict(backbone=dict(type='AttentionResNet', attention=dict(type='SELayer')))
+model = dict(
+    backbone=dict(
+        type='RLAResNet',
+        rla_channels=0,
+        plugins=[dict(cfg=dict(type='SELayer'), position='after_conv3')],
+    )
+)

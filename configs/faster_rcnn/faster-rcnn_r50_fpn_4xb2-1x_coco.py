@@ -1,7 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_detection.py',
-    '../_base_/schedules/coco_1x_bs8.py',
-    '../_base_/det_runtime.py',
-]
+# The paper's recipe (Appendix B.3): mmdet's 1x schedule for 8 images.
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/rla_detector.py']
+
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+auto_scale_lr = dict(base_batch_size=8)

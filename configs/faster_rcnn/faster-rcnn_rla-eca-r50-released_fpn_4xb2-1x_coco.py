@@ -1,8 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-# As the released code computes: C1 summarises the block's output. The
-# checkpoint is the published ecanet50_rla_2215.pth.tar, converted:
-# python tools/model_converters/rlanet_to_mmrla.py ecanet50_rla_2215.pth.tar \
-#     checkpoints/rla-ecanet50-released_4xb64_in1k.pth
+# As the released code computes, from its published weights (see README.md).
 _base_ = 'faster-rcnn_rla-eca-r50_fpn_4xb2-1x_coco.py'
 
 model = dict(

@@ -3,7 +3,7 @@ _base_ = 'mask-rcnn_rla-r50_fpn_4xb2-1x_coco.py'
 
 model = dict(
     backbone=dict(
-        attention=dict(type='ECALayer'),
+        plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')],
         init_cfg=dict(checkpoint='checkpoints/rla-ecanet50_4xb64_in1k.pth'),
     )
 )

@@ -1,23 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = [
-    'mmdet::_base_/models/cascade-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_detection.py',
-    '../_base_/schedules/coco_1x_bs8.py',
-    '../_base_/det_runtime.py',
+    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/rla_detector.py',
 ]
 
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='RLAResNet',
-        depth=50,
-        out_indices=(0, 1, 2, 3),
-        frozen_stages=1,
-        norm_eval=True,
-        init_cfg=dict(
-            type='Pretrained',
-            prefix='backbone.',
-            checkpoint='checkpoints/rla-resnet50_4xb64_in1k.pth',
-        ),
-    )
-)
+model = dict(backbone={{_base_.rla_resnet50}})
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+auto_scale_lr = dict(base_batch_size=8)

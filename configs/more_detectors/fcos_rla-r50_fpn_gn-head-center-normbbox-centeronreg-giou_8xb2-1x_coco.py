@@ -1,24 +1,20 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py',
-    '../_base_/rla.py',
+    '../_base_/rla_detector.py',
 ]
 
+# mmdet's config is for caffe's ResNet: other images, stride in the 1x1 conv, norms
+# that do not learn.
 model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
     ),
     backbone=dict(
-        _delete_=True,
         type='RLAResNet',
-        depth=50,
-        out_indices=(0, 1, 2, 3),
-        frozen_stages=1,
-        norm_eval=True,
-        init_cfg=dict(
-            type='Pretrained',
-            prefix='backbone.',
-            checkpoint='checkpoints/rla-resnet50_4xb64_in1k.pth',
-        ),
+        style='pytorch',
+        norm_cfg=dict(requires_grad=True),
+        freeze_rla=True,
+        init_cfg={{_base_.rla_resnet50.init_cfg}},
     ),
 )

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = ['mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py', '../_base_/rla.py']
+_base_ = ['mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py', '../_base_/rla_detector.py']
 
 model = dict(
     data_preprocessor=dict(
@@ -11,12 +11,8 @@ model = dict(
         depth=50,
         out_indices=(1, 2, 3),
         frozen_stages=1,
-        norm_eval=True,
-        init_cfg=dict(
-            type='Pretrained',
-            prefix='backbone.',
-            checkpoint='checkpoints/rla-resnet50_4xb64_in1k.pth',
-        ),
+        freeze_rla=True,
+        init_cfg={{_base_.rla_resnet50.init_cfg}},
     ),
     neck=dict(in_channels=[512, 1024, 2048], num_csp_blocks=1),
 )

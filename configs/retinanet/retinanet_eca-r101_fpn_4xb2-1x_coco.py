@@ -1,9 +1,12 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'retinanet_eca-r50_fpn_4xb2-1x_coco.py'
+# The weights are those that configs/baselines/eca-resnet101_4xb64_in1k.py trains.
+_base_ = 'retinanet_r101_fpn_4xb2-1x_coco.py'
 
 model = dict(
     backbone=dict(
-        depth=101,
-        init_cfg=dict(checkpoint='checkpoints/eca-resnet101_4xb64_in1k.pth'),
+        plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')],
+        init_cfg=dict(
+            prefix='backbone.', checkpoint='checkpoints/eca-resnet101_4xb64_in1k.pth'
+        ),
     )
 )

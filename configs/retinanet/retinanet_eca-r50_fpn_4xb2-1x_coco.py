@@ -1,13 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# The weights are those that configs/baselines/eca-resnet50_4xb64_in1k.py trains.
 _base_ = 'retinanet_r50_fpn_4xb2-1x_coco.py'
 
-# The checkpoint is what configs/baselines/eca-resnet50_4xb64_in1k.py trains.
-# From scratch: --cfg-options model.backbone.init_cfg=None
-#     model.backbone.frozen_stages=-1 model.backbone.norm_eval=False
 model = dict(
     backbone=dict(
-        type='AttentionResNet',
-        attention=dict(type='ECALayer'),
+        plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')],
         init_cfg=dict(
             prefix='backbone.', checkpoint='checkpoints/eca-resnet50_4xb64_in1k.pth'
         ),

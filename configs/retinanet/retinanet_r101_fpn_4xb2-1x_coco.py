@@ -2,5 +2,8 @@
 _base_ = 'retinanet_r50_fpn_4xb2-1x_coco.py'
 
 model = dict(
-    backbone=dict(depth=101, init_cfg=dict(checkpoint='torchvision://resnet101'))
+    backbone=dict(
+        depth=101,
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'),
+    )
 )

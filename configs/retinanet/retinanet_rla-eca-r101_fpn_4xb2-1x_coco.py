@@ -1,9 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'retinanet_rla-eca-r50_fpn_4xb2-1x_coco.py'
+_base_ = 'retinanet_rla-r101_fpn_4xb2-1x_coco.py'
 
 model = dict(
     backbone=dict(
-        depth=101,
+        plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')],
         init_cfg=dict(checkpoint='checkpoints/rla-ecanet101_4xb64_in1k.pth'),
     )
 )

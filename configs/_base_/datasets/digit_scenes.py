@@ -1,13 +1,21 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+# Types are scoped, so that this can be inherited as mmrla::...
 # Digit scenes at their own size, and without flips (a mirrored 2 is no 2).
 data_root = 'data/digit_scenes/'
 metainfo = dict(classes=tuple('0123456789'))
-pipeline = [
+train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='mmdet.Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='mmdet.PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmdet.Resize', scale=(160, 160), keep_ratio=True),
+    # Behind Resize: what is drawn is the ground truth of the image as it was.
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
-        type='PackDetInputs',
+        type='mmdet.PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
@@ -17,12 +25,12 @@ train_dataloader = dict(
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type='CocoDataset',
+        type='mmdet.CocoDataset',
         data_root=data_root,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='train/'),
         metainfo=metainfo,
-        pipeline=pipeline,
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -32,18 +40,18 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
+        type='mmdet.CocoDataset',
         data_root=data_root,
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='val/'),
         metainfo=metainfo,
         test_mode=True,
-        pipeline=pipeline,
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric',
+    type='mmdet.CocoMetric',
     ann_file=data_root + 'annotations/instances_val.json',
     metric=['bbox', 'segm'],
     # pycocotools' own: average recall for 1, 10 and 100 detections.

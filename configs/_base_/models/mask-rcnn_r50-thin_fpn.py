@@ -6,16 +6,13 @@ _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 channels = 48
 model = dict(
     backbone=dict(
-        _delete_=True,
         type='RLAResNet',
-        depth=50,
         rla_channels=0,
         base_channels=16,
-        stem_channels=16,
-        out_indices=(0, 1, 2, 3),
         # From scratch: nothing to freeze, batch statistics to learn.
         frozen_stages=-1,
         norm_eval=False,
+        init_cfg=None,
     ),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels, num_outs=4),
     rpn_head=dict(

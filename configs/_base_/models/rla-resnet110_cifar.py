@@ -2,7 +2,7 @@
 _base_ = 'resnet110_cifar.py'
 
 model = dict(
-    backbone=dict(rla_channels=4, integration='v1', return_hidden=True),
+    backbone=dict(rla_channels=4, return_hidden=True),
     neck=dict(type='RLANeck', rla_channels=4),
-    head=dict(in_channels=64 + 4),
+    head=dict(type='RLALinearClsHead', rla_channels=4),
 )

@@ -2,7 +2,7 @@
 _base_ = 'resnet164_cifar.py'
 
 model = dict(
-    backbone=dict(rla_channels=12, integration='v1', return_hidden=True),
+    backbone=dict(rla_channels=12, return_hidden=True),
     neck=dict(type='RLANeck', rla_channels=12),
-    head=dict(in_channels=256 + 12),
+    head=dict(type='RLALinearClsHead', rla_channels=12),
 )

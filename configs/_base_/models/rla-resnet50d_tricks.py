@@ -5,7 +5,7 @@
 _base_ = 'rla-resnet50.py'
 
 model = dict(
-    backbone=dict(deep_stem=True, avg_down=True),
+    backbone=dict(type='RLAResNetV1d'),
     head=dict(
         loss=dict(
             _delete_=True,

@@ -2,7 +2,7 @@
 _base_ = 'xception_cifar.py'
 
 model = dict(
-    backbone=dict(rla_channels=12, integration='v1', return_hidden=True),
+    backbone=dict(rla_channels=12, return_hidden=True),
     neck=dict(type='RLANeck', rla_channels=12),
-    head=dict(in_channels=512 + 12),
+    head=dict(type='RLALinearClsHead', rla_channels=12),
 )
