@@ -16,7 +16,8 @@ from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import VISUALIZERS
 
 from mmrla.engine.checkpoint_io import use_safe_loading
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.errors import UserError
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:

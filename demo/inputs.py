@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmrla.checkpoints.verify import carried_config
 from mmrla.engine.checkpoint_io import load_foreign
 from mmrla.engine.config import load_config
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 __all__ = ['add_arguments', 'image_files', 'network_config']
 

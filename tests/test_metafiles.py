@@ -10,7 +10,7 @@ import yaml
 from mmengine.config import Config
 
 from mmrla.analysis.networks import analyse, build
-from mmrla.checkpoints.published import PUBLISHED
+from mmrla.checkpoints.released import PUBLISHED
 
 from .conftest import load_tool
 

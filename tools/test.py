@@ -13,8 +13,9 @@ from mmengine.registry import METRICS
 
 from mmrla.engine import CheckpointFitHook, checks, config
 from mmrla.engine.checkpoint_io import use_safe_loading
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
+from mmrla.errors import UserError
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:

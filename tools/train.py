@@ -11,7 +11,7 @@ from mmrla.engine import CheckpointFitHook, StepSeedHook, checks, config, resume
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
-from mmrla.engine.weights import check_pretrained
+from mmrla.engine.weights import watch_pretrained
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -69,7 +69,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     runner = config.build_runner(cfg, ['train', 'val'])
     checks.check_built_data(runner, ['train', 'val'])
-    check_pretrained(runner.model)
+    watch_pretrained(runner.model)
     runner.register_hook(StepSeedHook())
     if cfg.get('load_from'):
         fits = CheckpointFitHook(cfg.load_from, exact=resumed is not None)

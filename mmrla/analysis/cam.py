@@ -15,7 +15,7 @@ import torch
 from mmengine.utils.dl_utils import is_norm
 from torch import Tensor, nn
 
-from ..engine.errors import UserError
+from ..errors import UserError
 from .inputs import Picture
 from .networks import is_detector
 

@@ -13,7 +13,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import InstanceData
 
 from ..engine.checks import check_data
-from ..engine.errors import UserError, config_errors
+from ..engine.errors import config_errors
+from ..errors import UserError
 from .inputs import prepare, read_image
 from .networks import is_detector
 

@@ -21,7 +21,7 @@ from mmengine.config import Config
 
 from ..datasets.digit_scenes import DigitSceneParams
 from ..engine.config import DATALOADERS, leaf_datasets, load_config
-from ..engine.errors import UserError
+from ..errors import UserError
 
 __all__ = [
     'EXPERIMENTS',

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engine.errors import UserError
+from ..errors import UserError
 from ..models.backbones.base import RLABackbone
 from ..models.rla import RLAUnit, State
 from ..models.stage import RLAStage

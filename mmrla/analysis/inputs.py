@@ -17,7 +17,8 @@ from ..checkpoints.verify import build
 from ..engine.checkpoint_io import load_foreign
 from ..engine.checks import check_checkpoint, check_complete
 from ..engine.config import leaf_datasets, load_config, type_name
-from ..engine.errors import UserError, config_errors
+from ..engine.errors import config_errors
+from ..errors import UserError
 from .networks import input_shape
 
 __all__ = ['Picture', 'load_network', 'prepare', 'read_image']

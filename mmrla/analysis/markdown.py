@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import Mapping, Sequence, Tuple
 
-from ..engine.errors import UserError
+from ..errors import UserError
 
 __all__ = ['filled', 'table']
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..engine.checks import check_complete
 from ..engine.config import leaf_datasets, type_name
-from ..engine.errors import UserError, config_errors, one_line
+from ..engine.errors import config_errors
+from ..errors import UserError, one_line
 from ..models.backbones.base import RLABackbone
 from .complexity import Complexity, Cost, measure
 

@@ -13,7 +13,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence, Tuple
 
-from ..engine.errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

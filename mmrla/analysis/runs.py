@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..engine.checkpoint_io import newest_whole
-from ..engine.errors import UserError
+from ..errors import UserError
 from . import plots
 
 __all__ = [

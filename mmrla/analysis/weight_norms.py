@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..engine.errors import UserError
+from ..errors import UserError
 from ..models.backbones.densenet_bc import DenseNetBC
 from . import plots
 

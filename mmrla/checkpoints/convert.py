@@ -1,37 +1,46 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Released checkpoints, and plain ResNets, as checkpoints of this package."""
+"""Checkpoints of the released RLANet code as ours, and the way back."""
 
-import importlib.util
 import re
-import runpy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-import torch
 from mmengine.config import Config
-from mmengine.model import initialize
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from .. import zoo
+from ..models.wiring import decode
 from ..version import __version__
-from .arch import (
-    RESIDUAL,
-    VARIANTS,
-    ReleasedArch,
-    Shape,
-    UnknownArchError,
-    parse_name,
-)
-from .detectors import BASES, head_shapes, is_part, recognise_detector
 from .files import CheckpointError, PathLike, load_file, sha256_of
-from .names import mmrla_names, recognise_weights, to_mmrla
-from .published import Published, find_published
+from .names import to_ours, to_released
+from .released import (
+    NETWORKS,
+    PUBLISHED,
+    RESIDUAL,
+    Network,
+    Published,
+    UnknownArchError,
+    find_network,
+    find_published,
+)
 
 TASKS = ('auto', 'cls', 'det')
 
 #: Entries of a checkpoint that hold its weights, in the order they are looked for.
 _WEIGHTS = ('state_dict', 'model')
+#: First parts of the names of a detector's neck and heads.
+_PARTS = ('neck.', 'rpn_head.', 'roi_head.', 'bbox_head.', 'mask_head.')
+#: A detector's heads by what only they have, and how many classes that says.
+_DETECTORS = {
+    'roi_head.mask_head.conv_logits.weight': ('mask_rcnn', lambda n: n),
+    'roi_head.bbox_head.fc_cls.weight': ('faster_rcnn', lambda n: n - 1),
+    'bbox_head.retina_cls.weight': ('retinanet', lambda n: n // 9),
+}
+#: What the released code computes and drops: the last update of a detector, the
+#: norm of a last state that is used as it is.
+_DROPPED = re.compile(r'(bn2|stage_bns\.3\.\d+|stages\.3\.\d+\.\w*rla)\.')
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,6 @@ class Source:
     Attributes:
         weights: The weights by the names in the file.
         stems: The same names without the prefixes ``module.`` and ``backbone.``.
-        parts: Those of ``weights`` that are a detector's neck and heads, by their
-            names without ``module.``.
         container: The file's entries, in order, without the optimizer's; None for
             the weights. Empty if the file has nothing but weights.
         entry: Which entry has the weights.
@@ -52,7 +59,6 @@ class Source:
 
     weights: Dict[str, Tensor]
     stems: Dict[str, str]
-    parts: Dict[str, str]
     container: Dict[str, Any]
     entry: Optional[str]
     arch: Optional[str]
@@ -60,8 +66,33 @@ class Source:
 
     @property
     def network(self) -> Dict[str, Tensor]:
-        """The backbone's (or classifier's) weights, by name without prefixes."""
+        """The weights, by name without prefixes."""
         return {stem: self.weights[name] for name, stem in self.stems.items()}
+
+    @property
+    def detector(self) -> Optional[str]:
+        """The detector whose heads are there; None for a classifier."""
+        stems = set(self.stems.values())
+        return next((d for name, (d, _) in _DETECTORS.items() if name in stems), None)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes.
+
+        Raises:
+            CheckpointError: If there is neither a classifier nor a known head.
+        """
+        network = self.network
+        for name, (_, classes) in _DETECTORS.items():
+            if name in network:
+                return classes(network[name].shape[0])
+        for name in ('fc.weight', 'classifier.1.weight'):
+            if name in network:
+                return network[name].shape[0]
+        raise CheckpointError(
+            'neither a classifier (fc, classifier.1) nor the heads of Faster R-CNN, '
+            'Mask R-CNN or RetinaNet are in it'
+        )
 
 
 @dataclass(frozen=True)
@@ -70,25 +101,40 @@ class Converted:
 
     Attributes:
         checkpoint: What is to be saved: ``state_dict`` and ``meta``.
-        arch: The network.
+        network: The network.
         detector: The detector, None for a classifier.
         arch_from: Where the network's name is from.
-        config: The matching config below ``configs/``, None if there is none.
+        config: The config, below ``configs/``.
         published: The published file of this network, if there is one.
         notes: What the user should know, a line each.
     """
 
     checkpoint: Dict[str, Any]
-    arch: ReleasedArch
+    network: Network
     detector: Optional[str]
     arch_from: str
-    config: Optional[str]
+    config: str
     published: Optional[Published]
     notes: Tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an export gives.
+
+    Attributes:
+        checkpoint: What is to be saved.
+        arch: The released code's name of the network.
+        notes: What the user should know, a line each.
+    """
+
+    checkpoint: Any
+    arch: str
+    notes: Tuple[str, ...] = ()
+
+
 def read_source(path: PathLike) -> Source:
-    """Read a checkpoint of the released code, torchvision, mmpretrain or mmdet.
+    """Read a checkpoint of the released code.
 
     Args:
         path: The file.
@@ -118,20 +164,25 @@ def read_source(path: PathLike) -> Source:
             k: None if k == entry else v for k, v in obj.items() if k != 'optimizer'
         }
     wrapped = all(name.startswith('module.') for name in weights)
-    stems, parts = {}, {}
+    stems = {}
     for name in weights:
         stem = name[len('module.') :] if wrapped else name
-        if is_part(stem):
-            parts[name] = stem
-        else:
-            stems[name] = re.sub(r'^backbone\.', '', stem)
+        stems[name] = stem if stem.startswith(_PARTS) else stem.replace('backbone.', '')
     if len(set(stems.values())) < len(stems):
         raise CheckpointError(f'{path}: has weights with and without "backbone."')
-    if any('.rla.' in stem for stem in stems.values()):
+    if any(stem.startswith('rla.') for stem in stems.values()):
         raise CheckpointError(
             f'{path}: has the names of mmrla already; mmrla_to_rlanet.py goes the '
             'other way'
         )
+    if not any(re.match(r'stages\.\d+\.\d+\.', stem) for stem in stems.values()):
+        kind = 'no weights of a released network'
+        if any(re.search(r'(^|\.)layer1\.0\.', stem) for stem in stems.values()):
+            kind = (
+                'a plain ResNet, which needs no conversion: name it as it is, '
+                "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
+            )
+        raise CheckpointError(f'{path}: {kind} (stages.0.0.conv1.weight is not in it)')
     meta = container.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     arch = container.get('arch')
@@ -139,7 +190,6 @@ def read_source(path: PathLike) -> Source:
     return Source(
         weights=dict(weights),
         stems=stems,
-        parts=parts,
         container=container,
         entry=entry,
         arch=arch if isinstance(arch, str) else None,
@@ -147,428 +197,241 @@ def read_source(path: PathLike) -> Source:
     )
 
 
-def convert(
-    path: PathLike,
-    arch: Optional[str] = None,
-    task: str = 'auto',
-    from_resnet: bool = False,
-) -> Converted:
-    """Convert a checkpoint.
+def network_config(network: Network, detector: Optional[str] = None) -> Config:
+    """The config of a released network, or of a detector with it.
 
     Args:
-        path: A checkpoint of the released code or, with ``from_resnet``, of a
-            plain ResNet or ResNeXt.
+        network: The network.
+        detector: The detector, None for a classifier.
+
+    Raises:
+        CheckpointError: If there is no config of the detector with this backbone.
+    """
+    name = config_name(network, detector)
+    cfg = Config.fromfile(zoo.root() / 'configs' / name)
+    options = dict(network.options)
+    if detector is not None:
+        options = {k: v for k, v in options.items() if k.endswith('.integration')}
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def config_name(network: Network, detector: Optional[str] = None) -> str:
+    """The config of a network below ``configs/``, see :func:`network_config`."""
+    if detector is None:
+        return network.config
+    published = find_published(network.arch.replace(RESIDUAL, ''), detector)
+    if published is None:
+        raise CheckpointError(
+            f'there is no {detector} with the backbone {network.arch}; convert the '
+            'backbone from its classification file'
+        )
+    return published.config
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The network of a config, without its pretrained weights."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        return MODELS.build(cfg.model)
+
+
+def _set_num_classes(cfg: Config, num_classes: int) -> None:
+    """Give the heads, and the preprocessor, the file's number of classes."""
+    model = cfg.model
+    for part in (model, model.get('roi_head') or {}):
+        for name in ('head', 'bbox_head', 'mask_head'):
+            if name in part:
+                part[name].num_classes = num_classes
+    if 'head' in model and 'data_preprocessor' in cfg:
+        cfg.data_preprocessor.num_classes = num_classes
+
+
+def convert(
+    path: PathLike, arch: Optional[str] = None, task: str = 'auto'
+) -> Converted:
+    """Convert a checkpoint of the released code.
+
+    Args:
+        path: The file.
         arch: The released code's name of the network, with ``@residual`` for the
-            true residual. By default what the file says, else what its names and
-            shapes are. With ``from_resnet`` the network to make: the paper's
-            RLA-ResNet of the same depth by default.
+            true residual. By default what the file says, else its file name, else
+            what its names and shapes are.
         task: 'cls', 'det' or 'auto', which goes by the names.
-        from_resnet: Whether the file has a plain ResNet.
 
     Raises:
         CheckpointError: If the file cannot be read or is not of that network.
     """
     source = read_source(path)
     try:
-        return _convert(source, path, arch, task, from_resnet)
+        return _convert(source, Path(path), arch, task)
     except CheckpointError as error:
-        raise type(error)(f'{path}: {error}') from error
+        raise CheckpointError(f'{path}: {error}') from error
 
 
-def _convert(
-    source: Source,
-    path: PathLike,
-    name: Optional[str],
-    task: str,
-    from_resnet: bool,
-) -> Converted:
-    network = source.network
+def _convert(source: Source, path: Path, arch: Optional[str], task: str) -> Converted:
+    detector, num_classes = source.detector, source.num_classes
+    found = 'det' if detector else 'cls'
+    if task not in ('auto', found):
+        kind = 'a detector' if detector else 'a classifier'
+        raise CheckpointError(
+            f'--task {task}, but the file has the weights of {kind} ({found})'
+        )
     notes: List[str] = []
-    if from_resnet:
-        plain = recognise_weights(network)
-        arch = rla_arch_for(plain, name)
-        arch_from = 'by --arch' if name else 'by default'
-    else:
-        arch, arch_from = _recognise(source, name, notes)
-    task = _find_task(source, arch, task)
+    network, arch_from = _recognise(source, path, arch, notes)
+    cfg = network_config(network, detector)
+    _set_num_classes(cfg, num_classes)
+    model = build_model(cfg)
+    weights, problems, rest = _fit(source, model)
+    if problems:
+        raise CheckpointError(
+            f'not the weights of {network.arch}: {len(problems)} do not fit, the '
+            f'first: {problems[0]}; --arch says which network it is'
+        )
+    model.load_state_dict(weights, strict=True)
 
-    detector, num_classes = None, arch.num_classes
-    if task == 'det':
-        shapes = {s: tuple(source.weights[n].shape) for n, s in source.parts.items()}
-        detector, num_classes = recognise_detector(shapes)
-    model = _build(arch, task)
-    expected = _expected(model, arch, detector, num_classes)
-
-    if from_resnet:
-        weights = expand_resnet(to_mmrla(network, plain), arch, model)
-    else:
-        weights = to_mmrla(network, arch)
-    weights.update({part: source.weights[own] for own, part in source.parts.items()})
-    wiring = {k: v for k, v in model.state_dict().items() if k.endswith('.wiring')}
-    weights.update(wiring)
-
-    # A detector's backbone is without the classifier and the last update.
-    for key in weights:
-        if key not in expected and (task == 'cls' or key in source.parts.values()):
-            raise CheckpointError(f'{key} is no weight of {detector or arch.name}')
-    weights = _in_order(weights, expected, arch.name)
-
-    published = None if from_resnet else _published(arch, detector, num_classes)
-    classes = _class_names(task, num_classes, source.classes)
+    published = None
+    if num_classes == (80 if detector else 1000):
+        published = find_published(network.arch, detector)
+    classes = source.classes if len(source.classes or ()) == num_classes else None
     meta: Dict[str, Any] = dict(
         mmrla_version=__version__,
-        source=dict(name=Path(path).name, sha256=sha256_of(path)),
-        arch=arch.name,
-        wiring=arch.wiring,
-        cfg=config_text(arch, detector, num_classes),
+        source=dict(name=path.name, sha256=sha256_of(path)),
+        arch=network.arch,
+        cfg=cfg.pretty_text,
     )
+    classes = classes or _class_names(found, num_classes)
     if classes:
         meta['dataset_meta'] = dict(classes=classes)
     if published:
         meta['published'] = dict(file=published.name, **dict(published.scores))
-    if from_resnet:
-        meta['from_resnet'] = True
-    else:
-        meta['released'] = _way_back(source, mmrla_names(network, arch), weights)
+    meta['released'] = dict(
+        names=list(source.weights),
+        stems=list(source.stems.values()),
+        dropped={name: source.network[name] for name in rest},
+        container=source.container,
+        entry=source.entry,
+    )
     return Converted(
         checkpoint=dict(meta=meta, state_dict=weights),
-        arch=arch,
+        network=network,
         detector=detector,
         arch_from=arch_from,
-        config=matching_config(arch, detector),
+        config=config_name(network, detector),
         published=published,
         notes=tuple(notes),
     )
 
 
-def _way_back(
-    source: Source, ours: Mapping[str, Optional[str]], weights: Mapping[str, Tensor]
-) -> Dict[str, Any]:
-    """What :func:`mmrla.checkpoints.export.export` needs to restore the file.
-
-    Args:
-        source: The file.
-        ours: Our names of its network's weights.
-        weights: The converted weights.
-    """
-    names = {
-        own: source.parts[own] if own in source.parts else ours[source.stems[own]]
-        for own in source.weights
-    }
-    return dict(
-        names=names,
-        unused={n: source.weights[n] for n, our in names.items() if our not in weights},
-        container=source.container,
-        entry=source.entry,
-    )
+def _fit(
+    source: Source, model: nn.Module
+) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
+    """Weights under our names, what does not fit, and what is dropped."""
+    weights, problems, rest = to_ours(source.network, model.state_dict())
+    strange = [name for name in rest if not _DROPPED.match(name)]
+    return weights, problems + [f'{name} has no place' for name in strange], rest
 
 
 def _recognise(
-    source: Source, name: Optional[str], notes: List[str]
-) -> Tuple[ReleasedArch, str]:
+    source: Source, path: Path, name: Optional[str], notes: List[str]
+) -> Tuple[Network, str]:
     """The network, and where its name is from."""
-    network = source.network
     if name is not None:
-        return recognise_weights(network, name), 'by --arch'
+        return find_network(name), 'by --arch'
     if source.arch is not None:
         try:
-            return recognise_weights(network, source.arch), "by the file's arch"
+            return find_network(source.arch), "by the file's arch"
         except UnknownArchError:
             notes.append(
                 f'the arch {source.arch!r} that the file names is not known; '
                 '--arch NAME says which network it is'
             )
-    arch = recognise_weights(network)
-    return arch, 'by names and shapes, in the released wiring'
-
-
-def _find_task(source: Source, arch: ReleasedArch, task: str) -> str:
-    """'cls' or 'det', by what the file has."""
-    found = 'det' if source.parts else 'cls'
-    if found == 'cls' and arch.num_classes is None:
-        raise CheckpointError(
-            'has a backbone alone: neither a classifier (fc, classifier.1) nor a '
-            "detector's heads"
-        )
-    if task not in ('auto', found):
-        kind = 'a detector' if found == 'det' else 'a classifier'
-        raise CheckpointError(
-            f'--task {task}, but the file has the weights of {kind} ({found})'
-        )
-    return found
-
-
-def _build(arch: ReleasedArch, task: str) -> nn.ModuleDict:
-    """Our part of the network: backbone and, for a classifier, neck."""
-    try:
-        modules = nn.ModuleDict(dict(backbone=MODELS.build(arch.backbone_cfg(task))))
-    except ValueError as error:
-        raise CheckpointError(f'no network of mmrla is like this: {error}') from error
-    neck = arch.neck_cfg()
-    if task == 'cls' and neck['type'] == 'RLANeck':
-        modules['neck'] = MODELS.build(neck)
-    return modules
-
-
-def _expected(
-    model: nn.Module,
-    arch: ReleasedArch,
-    detector: Optional[str],
-    num_classes: Optional[int],
-) -> Dict[str, Shape]:
-    """Names and shapes of all the weights of the network."""
-    shapes: Dict[str, Shape] = {
-        name: tuple(value.shape) for name, value in model.state_dict().items()
-    }
-    if detector is not None:
-        assert num_classes is not None  # recognise_detector reads it
-        shapes.update(head_shapes(detector, num_classes, arch.channels[-4:]))
-    elif num_classes is not None:
-        inputs = arch.last_conv or arch.channels[-1] + arch.rla_channels
-        shapes['head.fc.weight'] = (num_classes, inputs)
-        shapes['head.fc.bias'] = (num_classes,)
-    return shapes
-
-
-def _in_order(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Shape], name: str
-) -> Dict[str, Tensor]:
-    """The expected ones of the weights, in the network's order."""
-    ordered: Dict[str, Tensor] = {}
-    missing, wrong = [], []
-    for key, shape in expected.items():
-        if key not in weights:
-            # Files from before PyTorch 0.4.1 have no batch counters.
-            if key.endswith('num_batches_tracked'):
-                ordered[key] = torch.tensor(0)
-            else:
-                missing.append(key)
-        elif tuple(weights[key].shape) != shape:
-            wrong.append(f'{key} is {tuple(weights[key].shape)} instead of {shape}')
-        else:
-            ordered[key] = weights[key]
-    for what, found in (('weights are missing', missing), ('shapes differ', wrong)):
-        if found:
-            raise CheckpointError(
-                f'not the weights of {name}: {len(found)} {what}, the first: {found[0]}'
-            )
-    return ordered
-
-
-def rla_arch_for(plain: ReleasedArch, name: Optional[str] = None) -> ReleasedArch:
-    """The RLA network that a plain ResNet can start.
-
-    Args:
-        plain: The ResNet.
-        name: The released code's name of the network to make; by default the
-            paper's RLA-ResNet of the same depth.
-
-    Raises:
-        CheckpointError: If it is no plain ResNet, or of another kind than ``name``.
-    """
-    if plain.family != 'resnet' or plain.rla_channels or plain.attention:
-        raise CheckpointError(
-            f'--from-resnet needs a plain ResNet or ResNeXt, the file has {plain.name}'
-        )
-    depth, groups = plain.args['depth'], plain.args.get('groups', 1)
-    net = f'resnext{depth}_32x4d' if groups > 1 else f'resnet{depth}'
-    named = parse_name(name or f'rla_{net}{RESIDUAL}')
-    if named.variant is None or named.attention or named.family != 'resnet':
-        raise CheckpointError(
-            f'--arch {named.text}: --from-resnet makes an RLA-ResNet without '
-            'attention modules, which would change what the ResNet computes'
-        )
-    if (named.depth, named.groups) != (depth, groups):
-        raise CheckpointError(
-            f'--arch {named.text}: the file has a ResNet of depth {depth} and '
-            f'{groups} groups'
-        )
-    return replace(
-        plain,
-        name=named.text,
-        rla_channels=named.rla_channels or 32,
-        variant=VARIANTS[named.variant],
+    stem = path.name.split('.')[0]
+    for entry in PUBLISHED:
+        if stem.startswith(entry.name) and entry.detector == source.detector:
+            return find_network(entry.arch), 'by the name of the file'
+    # The published networks come first: of the same names and shapes they are meant.
+    names = [entry.arch for entry in PUBLISHED if entry.detector == source.detector]
+    if source.detector is None:
+        names += [n for n in NETWORKS if n not in names and not n.endswith(RESIDUAL)]
+    for candidate in names:
+        network = find_network(candidate)
+        cfg = network_config(network, source.detector)
+        _set_num_classes(cfg, source.num_classes)
+        if not _fit(source, build_model(cfg))[1]:
+            return network, 'by names and shapes, in the released wiring'
+    raise CheckpointError(
+        'its names and shapes are those of no released network; --arch NAME says '
+        'which one it is'
     )
 
 
-def expand_resnet(
-    weights: Mapping[str, Tensor], arch: ReleasedArch, model: nn.ModuleDict
-) -> Dict[str, Tensor]:
-    """Weights of an RLA network that computes what a plain ResNet computes.
+def _class_names(task: str, num_classes: int) -> Optional[Tuple[str, ...]]:
+    """The names of ImageNet's and COCO's classes."""
+    if (task, num_classes) == ('cls', 1000):
+        from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
 
-    The shared part is copied. Whatever reads the hidden state (the first conv of
-    each block, the classifier) gets zeros for it, so the outputs are the ResNet's,
-    to the bit up to the order of a sum. C1, C3 and BN_t are freshly drawn, as for
-    training from scratch: with zeros there too no gradient would ever reach them.
+        return tuple(IMAGENET_CATEGORIES)
+    if (task, num_classes) == ('det', 80):
+        from mmdet.evaluation import get_classes
+
+        return tuple(get_classes('coco'))
+    return None
+
+
+def export(checkpoint: Mapping[str, Any]) -> Exported:
+    """A checkpoint with the released names.
+
+    A checkpoint that :func:`convert` made gets the names, their order and the
+    entries of the file that it was made of (the optimizer's state excepted).
+    Another one gets those of the published files: ``module.`` before a
+    classifier's names, ``backbone.`` before those of a detector's backbone.
 
     Args:
-        weights: The ResNet's weights under our names.
-        arch: The RLA network.
-        model: It, built: backbone and neck. Its RLA units are drawn anew.
+        checkpoint: The object in a checkpoint of this package.
+
+    Raises:
+        CheckpointError: If it has no weights of an RLA network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a file gives the same weights each time
-        backbone = model['backbone']
-        for stage in backbone.stages:
-            if stage.rla is not None:
-                initialize(stage.rla, backbone.init_cfg)
-    start = model.state_dict()
-    expanded = dict(weights)
-    for name, fresh in start.items():
-        if name not in weights:
-            expanded[name] = fresh
-        elif fresh.shape != weights[name].shape:
-            expanded[name] = _with_zeros(weights[name], fresh.shape[1])
+    weights = checkpoint.get('state_dict') if isinstance(checkpoint, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise CheckpointError('no checkpoint of mmrla: it has no state_dict')
+    if 'backbone.rla.0.wiring' not in weights:
+        raise CheckpointError(
+            'no checkpoint of an RLA network of mmrla: backbone.rla.0.wiring is not in '
+            'it'
+        )
+    if 'backbone.layer1.0.conv1.weight' not in weights and (
+        'backbone.layer1.0.conv.0.conv.weight' not in weights
+    ):
+        raise CheckpointError(
+            'the released code has no such network: neither a ResNet nor MobileNetV2'
+        )
+    full = weights.get('backbone.rla.0.recurrent.0.weight')
+    is_full = full is not None and full.shape[1] > 1
+    released = to_released(weights, full=is_full)
+    meta = checkpoint.get('meta') or {}
+    if 'released' in meta:
+        record = meta['released']
+        released.update(record['dropped'])
+        named = {n: released[s] for n, s in zip(record['names'], record['stems'])}
+        if record['entry'] is None:
+            return Exported(named, meta['arch'])
+        container = dict(record['container'])
+        container[record['entry']] = named
+        return Exported(container, meta['arch'])
+    wiring = decode(weights['backbone.rla.0.wiring'])
+    notes = []
+    if "integration='v3'" not in wiring and 'backbone.conv2.conv.weight' not in weights:
+        notes.append(
+            f'trained with {wiring}, which the released code may not compute: it gives '
+            'other outputs with these weights'
+        )
     if 'head.fc.weight' in weights:
-        expanded['head.fc.weight'] = _with_zeros(
-            weights['head.fc.weight'], arch.channels[-1] + arch.rla_channels
-        )
-    return expanded
-
-
-def _with_zeros(weight: Tensor, inputs: int) -> Tensor:
-    """A weight (out, in, ...) with zeros for further inputs."""
-    rest = weight.new_zeros(
-        weight.shape[0], inputs - weight.shape[1], *weight.shape[2:]
-    )
-    return torch.cat((weight, rest), dim=1)
-
-
-def _published(
-    arch: ReleasedArch, detector: Optional[str], num_classes: Optional[int]
-) -> Optional[Published]:
-    """The published file of a network; its data set's classes must be as many."""
-    if num_classes != (80 if detector else 1000) or not arch.is_usual:
-        return None
-    return find_published(arch.name, detector)
-
-
-#: Package and file of it that has the names of a data set's classes, and which
-#: constant or function there.
-_CLASSES = {
-    ('cls', 1000): ('mmpretrain', 'datasets/categories.py', 'IMAGENET_CATEGORIES'),
-    ('det', 80): ('mmdet', 'evaluation/functional/class_names.py', 'coco_classes'),
-}
-
-
-def _class_names(
-    task: str, num_classes: Optional[int], given: Optional[Tuple[str, ...]]
-) -> Optional[Tuple[str, ...]]:
-    """The names of the classes: the file's, else those of ImageNet and COCO."""
-    if given and len(given) == num_classes:
-        return given
-    if (task, num_classes) not in _CLASSES:
-        return None
-    package, path, name = _CLASSES[task, num_classes]  # type: ignore[index]
-    # The file alone: the package is slow to import and takes much memory.
-    names = runpy.run_path(str(_package_folder(package) / path))[name]
-    return tuple(names() if callable(names) else names)
-
-
-def _package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise CheckpointError(
-            f'the config and the classes are those of {package}, which is not '
-            f'installed: pip install {package}'
-        )
-    return Path(spec.origin).parent
-
-
-def configs_folder() -> Path:
-    """The folder ``configs/`` of the installed package or of the clone."""
-    package = Path(__file__).resolve().parents[1]
-    carried = package / '.mim' / 'configs'
-    return carried if carried.is_dir() else package.parent / 'configs'
-
-
-def matching_config(arch: ReleasedArch, detector: Optional[str]) -> Optional[str]:
-    """The config of a network below ``configs/``, None if there is none.
-
-    Args:
-        arch: The network.
-        detector: The detector, None for a classifier.
-    """
-    if not arch.is_usual:
-        return None
-    stem = arch.name.replace(RESIDUAL, '')
-    published = find_published(stem, detector)
-    released = arch.integration == 'v3' or arch.family == 'mobilenet_v2'
-    if published is not None:
-        config = published.config
-        if not released:
-            config = config.replace('-released', '')
-    elif detector is None and arch.family == 'resnet':
-        config = _resnet_config(arch)
-    else:
-        return None
-    return config if (configs_folder() / config).is_file() else None
-
-
-def _resnet_config(arch: ReleasedArch) -> str:
-    """What the config of a classifier would be called."""
-    variant, integration = arch.variant, arch.integration
-    net = {'eca': 'ecanet', 'se': 'senet', None: 'resnet'}[arch.attention]
-    net = f'rla-{net}{arch.args["depth"]}'
-    if 'groups' in arch.args:
-        net = net.replace('resnet', 'resnext') + '-32x4d'
-    parts = []
-    if variant.cell != 'conv':
-        parts.append(variant.cell)
-    if not variant.shared:
-        parts.append('unshared')
-    if not variant.exchange:
-        parts.append('no-exchange')
-    if variant.cell == 'conv' and variant.act != 'ReLU':
-        parts.append('tanh')
-    if integration == 'v3':
-        parts.append('released')
-    elif integration != 'v1':
-        parts.append(integration)
-    folder = 'ablations' if set(parts) - {'released'} else 'rla_resnet'
-    return f'{folder}/{"-".join([net, *parts])}_4xb64_in1k.py'
-
-
-def config_text(
-    arch: ReleasedArch, detector: Optional[str], num_classes: Optional[int]
-) -> str:
-    """The text of a config that builds and tests the network.
-
-    Args:
-        arch: The network.
-        detector: The detector, None for a classifier.
-        num_classes: Number of classes.
-
-    Raises:
-        CheckpointError: If mmdet or mmpretrain, whose base configs it has, is not
-            installed.
-    """
-    if detector is None:
-        package = 'mmpretrain'
-        bases = ['datasets/imagenet_bs64_pil_resize.py']
-    else:
-        package = 'mmdet'
-        model, dataset = BASES[detector]
-        bases = [f'models/{model}.py', f'datasets/{dataset}.py']
-    # By path: for 'mmdet::...' MMEngine would read all of mmdet's metafiles first.
-    folder = _package_folder(package) / '.mim' / 'configs' / '_base_'
-    paths = [str(folder / base) for base in [*bases, 'default_runtime.py']]
-    base = Config.fromstring(f'_base_ = {paths!r}\n', '.py').to_dict()
-    # What is needed to build and to test; how it was trained is another matter.
-    cfg = Config(
-        {k: v for k, v in base.items() if not k.startswith(('train_', 'val_'))}
-    )
-    cfg.custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
-    if detector is None:
-        cfg.model = arch.classifier_cfg()
-        cfg.data_preprocessor.num_classes = num_classes
-        cfg.test_cfg = dict()
-        return cfg.pretty_text
-    cfg.model.backbone = arch.backbone_cfg('det')
-    cfg.model.neck.in_channels = list(arch.channels[-4:])
-    heads = cfg.model if detector == 'retinanet' else cfg.model.roi_head
-    for name in ('bbox_head', 'mask_head'):
-        if name in heads:
-            heads[name].num_classes = num_classes
-    cfg.test_cfg = dict(type='TestLoop')
-    return cfg.pretty_text
+        named = {f'module.{n}': v for n, v in released.items()}
+        return Exported(dict(arch=wiring, state_dict=named), wiring, tuple(notes))
+    classes = dict(meta.get('dataset_meta') or {}).get('classes')
+    named = {
+        n if n.startswith(_PARTS) else f'backbone.{n}': v for n, v in released.items()
+    }
+    container = dict(meta=dict(CLASSES=classes), state_dict=named)
+    return Exported(container, wiring, tuple(notes))

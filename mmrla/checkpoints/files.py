@@ -10,7 +10,7 @@ from typing import Any, Union
 
 import torch
 
-from ..engine.errors import UserError, one_line
+from ..errors import UserError, one_line
 
 PathLike = Union[str, Path]
 

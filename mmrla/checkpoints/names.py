@@ -1,329 +1,255 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Names of the weights: those of the released files <-> those of this package.
+"""Names of the weights: ours <-> those of the released files.
 
-:func:`module_pairs` holds the mapping, once: which module of the released code is
-which of ours. :func:`to_mmrla` and :func:`to_released` read it in either direction.
+:func:`released_names` holds the mapping, once. A conv or norm that the released code
+has for concat(x, h) is two of ours: one of the plain network, one that reads h.
 """
 
 import re
-from collections import defaultdict
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from ..models.backbones import RLAMobileNetV2
-from .arch import ReleasedArch, Shape, recognise
-from .files import CheckpointError
 
-#: (module of the released code, module of ours); None for a module of the
-#: released code that computes nothing.
-Pair = Tuple[str, Optional[str]]
+class Place(NamedTuple):
+    """Where a tensor of ours is in a released file.
 
-#: Parameters and buffers of a module, in the order of a state dict.
-_TENSORS = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+    Attributes:
+        names: Its names there; several for the copies of a tied module.
+        part: 'all', or its part of the tensor there: 'x' (the first channels) or
+            'h' (the last).
+        dim: The dimension that is split.
+    """
 
-#: Modules inside a recurrent cell: (released, ours).
-_CELLS: Dict[str, Sequence[Tuple[str, str]]] = {
-    'conv': [('', '')],
-    'post-act': [('', '')],
-    'convlstm': [('.conv', '.gates')],
-    'convgru': [
-        ('.gate_conv', '.gates'),
-        ('.reset_gate_norm', '.reset_norm'),
-        ('.update_gate_norm', '.update_norm'),
-        ('.output_conv', '.candidate'),
-        ('.output_norm', '.candidate_norm'),
-    ],
-}
-#: Modules inside an attention module: (released, ours).
-_ATTENTIONS = {
-    None: [],
-    'eca': [('eca.conv', 'conv')],
-    'se': [('se.fc.0', 'fc1'), ('se.fc.2', 'fc2')],
-}
-#: Lists of modules in the released networks, those of recurrent cells excepted.
-_LISTS = ('conv1', 'conv2', 'conv_outs', 'stages', 'stage_bns', 'stem', 'classifier')
+    names: Tuple[str, ...]
+    part: str = 'all'
+    dim: int = 0
+
+
+#: (expansion, blocks, stride) of MobileNetV2's inverted-residual settings.
+_SETTINGS = (
+    (1, 1, 1),
+    (6, 2, 2),
+    (6, 3, 2),
+    (6, 4, 2),
+    (6, 3, 1),
+    (6, 3, 2),
+    (6, 1, 1),
+)
+#: Inside a block: attention modules.
+_BLOCK = (('se.fc1', 'se.fc.0'), ('se.fc2', 'se.fc.2'))
 #: Copies of the one tied C3 in a released MobileNetV2.
 _TIED_COPIES = 5
 
 
-def module_pairs(arch: ReleasedArch) -> List[Pair]:
-    """The modules of a network in the order of the released file, with ours."""
-    family = _resnet_pairs if arch.family == 'resnet' else _mobilenet_pairs
-    return list(family(arch))
-
-
-def _resnet_pairs(arch: ReleasedArch) -> Iterator[Pair]:
-    unit = [f'backbone.layer{s + 1}.rla' for s in range(len(arch.blocks))]
-    shared = bool(arch.rla_channels) and arch.variant.shared
-    unshared = bool(arch.rla_channels) and not arch.variant.shared
-    cell = _CELLS[arch.variant.cell]
-
-    if arch.args.get('deep_stem'):
-        for i in range(3):
-            yield f'stem.{i}.conv', f'backbone.stem.{i}.conv'
-            yield f'stem.{i}.bn', f'backbone.stem.{i}.bn'
-    else:
-        yield 'conv1', 'backbone.conv1'
-        yield 'bn1', 'backbone.bn1'
-    if shared:
-        for s in range(len(arch.blocks)):
-            yield f'conv_outs.{s}', f'{unit[s]}.compress.0'
-        for s in range(len(arch.blocks)):
-            for theirs, ours in cell:
-                yield f'recurrent_convs.{s}{theirs}', f'{unit[s]}.recurrent.0{ours}'
-    for s, count in enumerate(arch.blocks):
-        for b in range(count):
-            block, our_block = f'stages.{s}.{b}', f'backbone.layer{s + 1}.blocks.{b}'
-            for i in (1, 2, 3):
-                yield f'{block}.conv{i}', f'{our_block}.conv{i}'
-                yield f'{block}.bn{i}', f'{our_block}.bn{i}'
-            if b == 0:
-                # ResNet-D pools before it projects.
-                first = 1 if s and arch.args.get('avg_down') else 0
-                for i in (first, first + 1):
-                    yield f'{block}.downsample.{i}', f'{our_block}.downsample.{i}'
-            for theirs, ours in _ATTENTIONS[arch.attention]:
-                yield f'{block}.{theirs}', f'{our_block}.attention.{ours}'
-            if unshared:
-                yield f'{block}.conv_out', f'{unit[s]}.compress.{b}'
-                for theirs, ours in cell:
-                    yield (
-                        f'{block}.recurrent_conv{theirs}',
-                        f'{unit[s]}.recurrent.{b}{ours}',
-                    )
-                yield f'{block}.bn_rla', f'{unit[s]}.norms.{b}'
-    if shared:
-        for s, count in enumerate(arch.blocks):
-            for b in range(count):
-                yield f'stage_bns.{s}.{b}', f'{unit[s]}.norms.{b}'
-    if arch.rla_channels:
-        yield 'bn2', 'neck.hidden.norm' if arch.variant.act else None
-    yield 'fc', 'head.fc'
-
-
-def _mobilenet_pairs(arch: ReleasedArch) -> Iterator[Pair]:
-    # Settings of one resolution are one stage of ours.
-    stages = {
-        setting: (f'backbone.layer{i + 1}', settings)
-        for i, settings in enumerate(RLAMobileNetV2.stage_settings)
-        for setting in settings
-    }
-
-    def block_index(setting: int, b: int) -> int:
-        before = [i for i in stages[setting][1] if i < setting]
-        return sum(arch.blocks[i] for i in before) + b
-
-    yield 'conv1.0', 'backbone.conv1.conv'
-    yield 'conv1.1', 'backbone.conv1.bn'
-    for s, count in enumerate(arch.blocks):
-        for b in range(count):
-            block = f'stages.{s}.{b}'
-            our_block = f'{stages[s][0]}.blocks.{block_index(s, b)}'
-            if RLAMobileNetV2.arch_settings[s][0] > 1:
-                yield f'{block}.conv1x1.0', f'{our_block}.expand.conv'
-                yield f'{block}.conv1x1.1', f'{our_block}.expand.bn'
-            yield f'{block}.conv.0.0', f'{our_block}.depthwise.conv'
-            yield f'{block}.conv.0.1', f'{our_block}.depthwise.bn'
-            yield f'{block}.conv.1', f'{our_block}.project.conv'
-            yield f'{block}.conv.2', f'{our_block}.project.bn'
-            for theirs, ours in _ATTENTIONS[arch.attention]:
-                yield f'{block}.{theirs}', f'{our_block}.attention.{ours}'
-    if arch.rla_channels:
-        for s in range(len(arch.blocks)):
-            stage, settings = stages[s]
-            yield f'conv_outs.{s}', f'{stage}.rla.compress.{settings.index(s)}'
-        depthwise = arch.args['recurrent_conv'] == 'depthwise'
-        for i in range(_TIED_COPIES):
-            name = 'recurrent_dsconvs' if depthwise else 'recurrent_convs'
-            yield f'{name}.{i}', 'backbone.layer1.rla.recurrent.0'
-        for s, count in enumerate(arch.blocks):
-            for b in range(count):
-                yield (
-                    f'stage_bns.{s}.{b}',
-                    f'{stages[s][0]}.rla.norms.{block_index(s, b)}',
-                )
-    yield 'conv2.0', 'neck.conv.conv'
-    yield 'conv2.1', 'neck.conv.bn'
-    if arch.rla_channels:
-        yield 'bn2', 'neck.hidden.norm'
-    yield 'classifier.1', 'head.fc'
-
-
-def recognise_weights(
-    weights: Mapping[str, Tensor], name: Optional[str] = None
-) -> ReleasedArch:
-    """The network of weights with released names, see :func:`recognise`."""
-    return recognise(
-        {
-            canonical: tuple(weights[own].shape)
-            for own, canonical in canonical_names(_shapes(weights)).items()
-        },
-        name,
-    )
-
-
-def mmrla_names(
-    weights: Mapping[str, Tensor], arch: ReleasedArch
-) -> Dict[str, Optional[str]]:
-    """Our name for each released one; None for what computes nothing.
+def released_names(ours: Sequence[str]) -> Dict[str, Place]:
+    """The place of each of our tensors in the released file.
 
     Args:
-        weights: Weights with released names.
-        arch: Their network.
-
-    Raises:
-        CheckpointError: For a name that the network does not have.
+        ours: Names in the state dict of a classifier or detector; wiring records and
+            what has no other name there (a detector's heads) are left out.
     """
-    modules = dict(module_pairs(arch))
-    names: Dict[str, Optional[str]] = {}
-    for own, canonical in canonical_names(_shapes(weights)).items():
-        module, _, tensor = canonical.rpartition('.')
-        if module not in modules or tensor not in _TENSORS:
-            raise CheckpointError(f'{own} is no weight of {arch.name}')
-        ours = modules[module]
-        names[own] = None if ours is None else f'{ours}.{tensor}'
-    return names
+    mobilenet = 'backbone.conv2.conv.weight' in ours
+    unshared = any('.compress.1.' in name for name in ours) and not mobilenet
+    place = _mobilenet if mobilenet else _resnet
+    places: Dict[str, Place] = {}
+    for name in ours:
+        module, _, tensor = name.rpartition('.')
+        if tensor == 'wiring':
+            continue
+        found = place(module, unshared)
+        if found is None:
+            continue
+        names, part, dim = found
+        part = 'all' if tensor == 'num_batches_tracked' else part
+        places[name] = Place(tuple(f'{n}.{tensor}' for n in names), part, dim)
+    # A conv that no read belongs to is whole.
+    read = {n for p in places.values() if p.part == 'h' for n in p.names}
+    return {
+        name: p if p.part != 'x' or p.names[0] in read else p._replace(part='all')
+        for name, p in places.items()
+    }
 
 
-def to_mmrla(weights: Mapping[str, Tensor], arch: ReleasedArch) -> Dict[str, Tensor]:
+_Found = Tuple[Tuple[str, ...], str, int]
+
+
+def _resnet(module: str, unshared: bool) -> Optional[_Found]:
+    """Names, part and dimension of a module of ours, None if it keeps its name."""
+    plain = {'backbone.conv1': 'conv1', 'backbone.bn1': 'bn1', 'head.fc': 'fc'}
+    plain['neck.hidden.norm'] = 'bn2'
+    if module in plain:
+        return (plain[module],), 'all', 0
+    match = re.fullmatch(r'backbone\.layer(\d+)\.(\d+)\.(.+)', module)
+    if match:
+        inside = dict(_BLOCK).get(match[3], match[3])
+        name = f'stages.{int(match[1]) - 1}.{match[2]}.{inside}'
+        return (name,), 'x' if inside == 'conv1' else 'all', 1
+    match = re.fullmatch(r'backbone\.rla\.(\d+)\.(\w+)\.(\d+)(.*)', module)
+    if not match:
+        return None
+    s, kind, t, rest = match.groups()
+    rest = rest.replace('.gates', '.conv')  # ConvLSTM
+    if kind == 'read':
+        return (f'stages.{s}.{t}.conv1',), 'h', 1
+    if unshared:
+        inside = dict(compress='conv_out', recurrent='recurrent_conv', norms='bn_rla')
+        return (f'stages.{s}.{t}.{inside[kind]}{rest}',), 'all', 0
+    if kind == 'norms':
+        return (f'stage_bns.{s}.{t}',), 'all', 0
+    stem = dict(compress='conv_outs', recurrent='recurrent_convs')[kind]
+    return (f'{stem}.{s}{rest}',), 'all', 0
+
+
+def _settings() -> List[List[Tuple[int, int]]]:
+    """(setting, block) of each block of the units of RLA-MobileNetV2, in order."""
+    units: List[List[Tuple[int, int]]] = []
+    for i, (_, blocks, stride) in enumerate(_SETTINGS):
+        if i == 0 or stride > 1:
+            units.append([])
+        units[-1] += [(i, b) for b in range(blocks)]
+    return units
+
+
+def _mobilenet(module: str, unshared: bool) -> Optional[_Found]:
+    plain = {
+        'backbone.conv1.conv': ('conv1.0', 'all'),
+        'backbone.conv1.bn': ('conv1.1', 'all'),
+        'backbone.conv2.conv': ('conv2.0', 'x'),
+        'backbone.conv2.bn': ('conv2.1', 'all'),
+        'backbone.rla.4.last.conv': ('conv2.0', 'h'),
+        'backbone.rla.4.last.norm': ('bn2', 'all'),
+        'head.fc': ('classifier.1', 'all'),
+    }
+    if module in plain:
+        name, part = plain[module]
+        return (name,), part, 1
+    match = re.fullmatch(r'backbone\.layer(\d+)\.(\d+)\.conv\.(\d)\.(conv|bn)', module)
+    if match:
+        setting, i = int(match[1]) - 1, int(match[3])
+        # Without an expansion the depthwise conv is the first.
+        i += int(_SETTINGS[setting][0] == 1)
+        inside, part, dim = {
+            (0, 'conv'): ('conv1x1.0', 'all', 0),
+            (0, 'bn'): ('conv1x1.1', 'all', 0),
+            (1, 'conv'): ('conv.0.0', 'x', 0),
+            (1, 'bn'): ('conv.0.1', 'x', 0),
+            (2, 'conv'): ('conv.1', 'x', 1),
+            (2, 'bn'): ('conv.2', 'all', 0),
+        }[i, match[4]]
+        return (f'stages.{setting}.{match[2]}.{inside}',), part, dim
+    match = re.fullmatch(r'backbone\.layer(\d+)\.(\d+)\.(eca\.conv|se\.fc\d)', module)
+    if match:
+        inside = dict(_BLOCK).get(match[3], match[3])
+        return (f'stages.{int(match[1]) - 1}.{match[2]}.{inside}',), 'all', 0
+    match = re.fullmatch(r'backbone\.rla\.(\d+)\.(\w+)\.(\d+)(?:\.(\w+))?', module)
+    if not match:
+        return None
+    unit, t = _settings()[int(match[1])], int(match[3])
+    if match[2] == 'recurrent':
+        kind = 'recurrent_dsconvs'  # renamed below for a full conv
+        return tuple(f'{kind}.{i}' for i in range(_TIED_COPIES)), 'all', 0
+    if match[2] == 'compress':
+        setting = sorted({s for s, _ in unit})[t]
+        return (f'conv_outs.{setting}',), 'all', 0
+    setting, block = unit[t]
+    if match[2] == 'norms':
+        return (f'stage_bns.{setting}.{block}',), 'all', 0
+    inside, dim = dict(
+        depthwise=('conv.0.0', 0), norm=('conv.0.1', 0), pointwise=('conv.1', 1)
+    )[match[4]]
+    return (f'stages.{setting}.{block}.{inside}',), 'h', dim
+
+
+def to_ours(
+    released: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
     """Weights under our names.
 
     Args:
-        weights: Weights under released names, without the prefixes ``module.``
-            and ``backbone.``.
-        arch: Their network.
+        released: Weights under released names, without prefixes; what keeps its
+            name (a detector's heads) too.
+        own: The state dict of our network, for names, shapes and wiring records.
 
     Returns:
-        The weights of the classifier (``backbone.``, ``neck.``, ``head.``); the
-        wiring records are not among them.
-
-    Raises:
-        CheckpointError: For a name that the network does not have, or copies of a
-            tied tensor that are not equal.
+        The weights, in our network's order; what of ours is missing or has another
+        shape, a phrase each; and released names that have no place.
     """
-    converted: Dict[str, Tensor] = {}
-    for own, ours in mmrla_names(weights, arch).items():
-        if ours is None:
+    places = released_names(list(own))
+    weights: Dict[str, Tensor] = {}
+    wrong: List[str] = []
+    used = set()
+    for name, expected in own.items():
+        place = places.get(name, Place((name,)))
+        theirs = [_full_names(n, released) for n in place.names]
+        if name.endswith('.wiring'):
+            weights[name] = expected
             continue
-        if ours in converted and not torch.equal(converted[ours], weights[own]):
-            raise CheckpointError(
-                f'{own} is not equal to the other copies of the recurrent conv, which '
-                f'{arch.name} ties'
+        found = [released[n] for n in theirs if n in released]
+        used.update(theirs)
+        if not found:
+            # Files from before PyTorch 0.4.1 have no batch counters.
+            if name.endswith('num_batches_tracked'):
+                weights[name] = torch.tensor(0)
+            else:
+                wrong.append(f'{theirs[0]} is missing')
+            continue
+        if any(not torch.equal(found[0], copy) for copy in found[1:]):
+            wrong.append(f'{theirs[0]} and its copies, which are tied, are not equal')
+        value = found[0]
+        size = 0 if place.part == 'all' else expected.shape[place.dim]
+        if place.part == 'x':
+            value = value.narrow(place.dim, 0, min(size, value.shape[place.dim]))
+        elif place.part == 'h' and size <= value.shape[place.dim]:
+            value = value.narrow(place.dim, value.shape[place.dim] - size, size)
+        if value.shape != expected.shape:
+            wrong.append(
+                f'{theirs[0]} is {tuple(found[0].shape)}, which gives {name} '
+                f'{tuple(value.shape)} instead of {tuple(expected.shape)}'
             )
-        converted[ours] = weights[own]
-    return converted
+        weights[name] = value.clone() if place.part != 'all' else value
+    sizes: Dict[Tuple[str, int], int] = {}
+    for name, place in places.items():
+        if place.part != 'all':
+            key = _full_names(place.names[0], released), place.dim
+            sizes[key] = sizes.get(key, 0) + own[name].shape[place.dim]
+    for (name, dim), size in sizes.items():
+        if name in released and released[name].shape[dim] != size:
+            shape = tuple(released[name].shape)
+            wrong.append(f'{name} is {shape}, its dimension {dim} is not {size}')
+    return weights, wrong, [name for name in released if name not in used]
 
 
-def to_released(weights: Mapping[str, Tensor], arch: ReleasedArch) -> Dict[str, Tensor]:
-    """Weights under the released names, in the order of the released files.
+def _full_names(name: str, released: Mapping[str, Tensor]) -> str:
+    """The name of a tied C3 where it is a full conv."""
+    other = name.replace('recurrent_dsconvs.', 'recurrent_convs.')
+    return other if name not in released and other in released else name
 
-    The inverse of :func:`to_mmrla`; tied tensors are written once for each copy.
+
+def to_released(weights: Mapping[str, Tensor], full: bool = False) -> Dict[str, Tensor]:
+    """Weights under the released names, the inverse of :func:`to_ours`.
 
     Args:
         weights: Weights under our names; wiring records are left out.
-        arch: Their network.
-
-    Raises:
-        CheckpointError: For a weight that the network does not have.
+        full: Whether a MobileNetV2's tied C3 is a full conv.
     """
+    places = released_names(list(weights))
     released: Dict[str, Tensor] = {}
-    used = set()
-    for theirs, ours in module_pairs(arch):
-        for tensor in _TENSORS:
-            name = f'{ours}.{tensor}'
-            if name in weights:
-                released[f'{theirs}.{tensor}'] = weights[name]
-                used.add(name)
-    for name in weights:
-        if name not in used and not name.endswith('.wiring'):
-            raise CheckpointError(f'{name} has no name in the released {arch.name}')
+    for name, value in weights.items():
+        if name.endswith('.wiring'):
+            continue
+        place = places.get(name, Place((name,)))
+        for theirs in place.names:
+            if full:
+                theirs = theirs.replace('recurrent_dsconvs.', 'recurrent_convs.')
+            if place.part == 'all':
+                released[theirs] = value
+            elif theirs in released:
+                parts = [released[theirs], value]
+                released[theirs] = torch.cat(
+                    parts if place.part == 'h' else parts[::-1], place.dim
+                )
+            else:
+                released[theirs] = value
     return released
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> Dict[str, Shape]:
-    return {name: tuple(value.shape) for name, value in weights.items()}
-
-
-def canonical_names(shapes: Mapping[str, Shape]) -> Dict[str, str]:
-    """One spelling for names that differ from file to file.
-
-    Modules whose role their shapes show are found whatever they are called: the
-    parts of a ConvLSTM or ConvGRU cell, ECA and SE modules. ``layer1.0`` of a
-    torchvision or mmpretrain ResNet becomes ``stages.0.0``.
-
-    Args:
-        shapes: Names, without prefixes, and shapes of weights.
-
-    Returns:
-        The names of :func:`module_pairs`, by the names given.
-
-    Raises:
-        CheckpointError: If the parts of a cell are not those of a known one.
-    """
-    canonical: Dict[str, str] = {}
-    cells: Dict[str, List[Tuple[str, str]]] = defaultdict(list)
-    for name, shape in shapes.items():
-        new = re.sub(
-            r'^layer(\d+)\.(?=\d+\.)', lambda m: f'stages.{int(m[1]) - 1}.', name
-        )
-        new = re.sub(r'^layers\.(?=\d+\.\d+\.)', 'stages.', new)
-        new = re.sub(r'^head\.fc\.', 'fc.', new)
-        block = re.match(r'stages\.\d+\.\d+\.', new)
-        cell = re.fullmatch(r'(\w+)\.(\d+)\.(.+)', new)
-        if block and len(shape) == 3 and shape[:2] == (1, 1):
-            new = f'{block[0]}eca.conv.weight'
-        elif block and len(shape) == 2:
-            new = f'{block[0]}se.fc.{0 if shape[0] < shape[1] else 2}.weight'
-        elif cell and cell[1] not in _LISTS and cell[3] != 'weight':
-            cells[f'recurrent_convs.{cell[2]}'].append((name, cell[3]))
-        canonical[name] = new
-    for prefix, parts in cells.items():
-        shapes_of_cell = {part: shapes[name] for name, part in parts}
-        roles = _cell_roles(prefix, shapes_of_cell)
-        for name, part in parts:
-            canonical[name] = f'{prefix}.{roles[part]}'
-    return canonical
-
-
-def _cell_roles(prefix: str, shapes: Mapping[str, Shape]) -> Dict[str, str]:
-    """Canonical names of a cell's weights, by their shapes.
-
-    A ConvLSTM has one conv; a ConvGRU has one with two gates, one for the
-    candidate, and norms in the order reset, update, candidate.
-    """
-    modules: Dict[str, Shape] = {}
-    for part, shape in shapes.items():
-        module, _, tensor = part.rpartition('.')
-        if tensor == 'weight':
-            modules[module] = shape
-    convs = {m: s for m, s in modules.items() if len(s) == 4}
-    norms = [m for m, s in modules.items() if len(s) == 1]
-    roles: Dict[str, str] = {}
-    if len(convs) == 1 and not norms:
-        roles[next(iter(convs))] = 'conv'
-    elif len(convs) == 2 and len(norms) == 3:
-        small, large = sorted(convs, key=lambda m: convs[m][0])
-        roles = {large: 'gate_conv', small: 'output_conv'}
-        # Names that say it come before the order in the file.
-        words = dict(reset='reset', update='update', output=r'out|cand?|new')
-        found = {
-            role: [m for m in norms if re.search(word, m)]
-            for role, word in words.items()
-        }
-        if sorted(m for ms in found.values() for m in ms) == sorted(norms) and all(
-            len(ms) == 1 for ms in found.values()
-        ):
-            norms = [found[role][0] for role in words]
-        roles.update(zip(norms, ('reset_gate_norm', 'update_gate_norm', 'output_norm')))
-    names = {}
-    for part in shapes:
-        module, _, tensor = part.rpartition('.')
-        if module not in roles:
-            raise CheckpointError(
-                f'{prefix}.{part} is part of no cell that is known: a ConvLSTM has one '
-                'conv, a ConvGRU two and three norms'
-            )
-        names[part] = f'{roles[module]}.{tensor}'
-    return names

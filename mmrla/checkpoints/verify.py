@@ -75,11 +75,7 @@ def build(
         UserError: If there is no config, or the weights do not fit.
     """
     cfg = carried_config(checkpoint, path) if cfg is None else cfg
-    backbone = cfg.model.backbone
-    if backbone.get('return_hidden'):
-        last = backbone.get('out_indices', (3,))[-1]
-        backbone.out_indices = tuple(range(last + 1))
-    backbone.init_cfg = None
+    cfg.model.backbone.init_cfg = None
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
@@ -87,6 +83,8 @@ def build(
     weights = checkpoint['state_dict']
     check_weights(model, weights, str(path))
     model.load_state_dict(weights, strict=True)
+    if getattr(model, 'head', None) is not None:  # a classifier's backbone returns one
+        model.backbone.out_indices = tuple(range(max(model.backbone.out_indices) + 1))
     return model.eval()
 
 

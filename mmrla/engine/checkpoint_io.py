@@ -14,7 +14,7 @@ import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 
 __all__ = [
     'AtomicBackend',

@@ -12,10 +12,10 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
+from ..errors import UserError
 from . import layout
 from .checkpoint_io import has_form, is_local
 from .config import leaf_datasets
-from .errors import UserError
 from .weights import pretrained_cfgs
 
 __all__ = [

@@ -9,7 +9,7 @@ from unittest import mock
 
 from mmengine.logging import print_log
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 
 __all__ = ['category_names', 'check_annotations', 'checked_annotations']
 

@@ -20,9 +20,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat, zoo
+from ..errors import UserError, one_line
 from ..version import __version__
 from .coco import checked_annotations
-from .errors import DEBUG, UserError, config_errors, one_line
+from .errors import DEBUG, config_errors
 
 __all__ = [
     'DATALOADERS',

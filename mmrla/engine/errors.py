@@ -8,18 +8,15 @@ import os
 import sys
 from contextlib import contextmanager
 from typing import Callable, Iterator, NamedTuple, Optional
+from urllib.error import URLError
 
 import torch
 
-from ..checkpoints.wiring import WiringMismatchError
+from ..errors import UserError, one_line
+from ..models.pretrained import WeightsMismatchError
+from ..models.wiring import WiringMismatchError
 
-__all__ = [
-    'DEBUG',
-    'UserError',
-    'config_errors',
-    'one_line',
-    'one_line_errors',
-]
+__all__ = ['DEBUG', 'config_errors', 'one_line_errors']
 
 #: Environment variable that brings the tracebacks back.
 DEBUG = 'MMRLA_DEBUG'
@@ -49,39 +46,23 @@ _NO_IMAGE = 'failed to load image: '
 _EMPTY_DATASET = 'need at least one array to concatenate'
 
 
-class UserError(Exception):
-    """Something that the user can put right.
-
-    Args:
-        message (str): Names the culprit and the remedy.
-        status (int): Exit status of a tool: 2 for what was asked for, 1 for what
-            went wrong later. Defaults to 2.
-    """
-
-    def __init__(self, message: str, status: int = 2) -> None:
-        super().__init__(one_line(message))
-        self.status = status
-
-
 class _Report(NamedTuple):
     message: str
     status: int
-
-
-def one_line(error: object) -> str:
-    """The text of an error or a message, in one line."""
-    # str() of a KeyError is the repr of its argument.
-    if isinstance(error, KeyError) and len(error.args) == 1:
-        error = error.args[0]
-    return ' '.join(str(error).split())
 
 
 def _report(error: Exception) -> Optional[_Report]:
     """How to show an error, None for one that needs its traceback."""
     if isinstance(error, UserError):
         return _Report(str(error), error.status)
-    if isinstance(error, WiringMismatchError):
+    if isinstance(error, (WeightsMismatchError, WiringMismatchError)):
         return _Report(one_line(error), 2)
+    if isinstance(error, URLError):
+        return _Report(
+            f'weights cannot be fetched ({one_line(error.reason)}); fetch the file '
+            'elsewhere and name it: init_cfg.checkpoint=FILE or load_from=FILE',
+            1,
+        )
     if isinstance(error, OSError) and (
         isinstance(error, _ENVIRONMENT_ERRORS) or error.errno in _DISK_ERRORS
     ):
@@ -162,7 +143,7 @@ def config_errors(config: str) -> Iterator[None]:
     """
     try:
         yield
-    except WiringMismatchError:
+    except (WeightsMismatchError, WiringMismatchError):
         raise
     except ValueError as error:
         text = str(error)
@@ -170,7 +151,9 @@ def config_errors(config: str) -> Iterator[None]:
             text = 'a data set has no image left to use; check annotations and filters'
         raise UserError(f'{config}: {text}') from error
     except (TypeError, KeyError, AssertionError, ImportError) as error:
+        remedy = f'{DEBUG}=1 shows where'
+        if 'unexpected keyword argument' in str(error):
+            remedy = 'if a base config has it, say _delete_=True in the dict'
         raise UserError(
-            f'{config}: {type(error).__name__}: {one_line(error)} '
-            f'({DEBUG}=1 shows where)'
+            f'{config}: {type(error).__name__}: {one_line(error)} ({remedy})'
         ) from error

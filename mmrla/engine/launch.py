@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
-from .errors import UserError
+from ..errors import UserError
 
 __all__ = ['environment_of', 'leave_processes', 'set_up_processes']
 

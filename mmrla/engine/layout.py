@@ -14,10 +14,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.logging import print_log
 
+from ..errors import UserError, one_line
 from .checkpoint_io import is_local
 from .coco import category_names
 from .config import type_name
-from .errors import UserError, one_line
 
 __all__ = [
     'check_image_files',

@@ -7,9 +7,9 @@ from typing import List, Optional
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, is_main_process
 
+from ..errors import UserError
 from .checkpoint_io import is_local, is_whole, load_foreign, newest_whole
 from .checks import check_file
-from .errors import UserError
 
 __all__ = ['set_resume']
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from .errors import UserError
+from ..errors import UserError
 
 __all__ = ['load_tool', 'tool_path']
 

@@ -1,18 +1,21 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Whether the weights in a checkpoint are those of a network."""
 
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+import re
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 from torch import Tensor, nn
 
-from .checkpoint_io import is_local, load_foreign, state_dict_of
-from .errors import UserError
+from ..errors import UserError
+from ..models.pretrained import is_pretrained
+from ..models.rla import RLA
 
-__all__ = ['check_pretrained', 'check_weights', 'pretrained_cfgs']
+__all__ = ['check_weights', 'pretrained_cfgs', 'watch_pretrained']
 
 # Of the names of a backbone and those of a file, how many must be in both: ResNet-101
 # and ResNet-152 share 66%, a backbone with and without an attention module 80%.
 _SHARED_NAMES = 0.75
+_RLA = re.compile(r'(^|\.)rla\.\d+\.')
 _CONVERT = (
     'weights of the released RLANet files are converted with '
     'tools/model_converters/rlanet_to_mmrla.py'
@@ -51,6 +54,9 @@ def check_weights(
         UserError: The weights do not fit; the first culprits are named.
     """
     learned = _learned(model)
+    if not exact and not any('rla.' in name for name in weights):
+        # A plain network's, which leave RLA as it was drawn.
+        learned = {n: t for n, t in learned.items() if not _RLA.search(n)}
     prefix = 'backbone.'
     if not any(name.startswith(prefix) for name in learned):
         prefix = ''
@@ -63,6 +69,15 @@ def check_weights(
     ]
     missing = [name for name in own if name not in weights]
     everything = model.state_dict()
+    if missing == list(own) and any(prefix + name in own for name in weights):
+        raise UserError(
+            f'checkpoint {path} has the names of a backbone alone; name it as its '
+            "init_cfg: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+    if not prefix and any(f'backbone.{name}' in weights for name in own):
+        raise UserError(
+            f"checkpoint {path} is of a whole network: add prefix='backbone.' to init_cfg"
+        )
     extra = [n for n in weights if n.startswith(prefix) and n not in everything]
     core = sum(name.startswith(prefix) for name in own)
     shared = sum(name.startswith(prefix) and name in weights for name in own)
@@ -89,9 +104,7 @@ def check_weights(
 def pretrained_cfgs(cfg: Any, key: str) -> Iterator[Tuple[str, Dict[str, Any]]]:
     """Every ``dict(type='Pretrained', checkpoint=...)`` in a config, with its key."""
     if isinstance(cfg, Mapping):
-        name = cfg.get('type')
-        name = name if isinstance(name, str) else getattr(name, '__name__', '')
-        if name in ('Pretrained', 'PretrainedInit') and 'checkpoint' in cfg:
+        if 'checkpoint' in cfg and is_pretrained(cfg):
             yield key, dict(cfg)
         for name, value in cfg.items():
             yield from pretrained_cfgs(value, f'{key}.{name}')
@@ -100,26 +113,25 @@ def pretrained_cfgs(cfg: Any, key: str) -> Iterator[Tuple[str, Dict[str, Any]]]:
             yield from pretrained_cfgs(value, f'{key}.{index}')
 
 
-def check_pretrained(model: nn.Module) -> None:
-    """Refuse pretrained weights (``init_cfg``) of another network.
+def watch_pretrained(model: nn.Module) -> None:
+    """Judge what ``init_cfg`` loads into modules, whatever its source.
 
-    Raises:
-        UserError: As for :func:`check_weights`.
+    RLA backbones judge it themselves. The weights are compared when they arrive:
+    those that belong to another network raise as :func:`check_weights` does.
+
+    Args:
+        model (nn.Module): The network, before its weights are initialised.
     """
     for name, module in model.named_modules():
-        found = pretrained_cfgs(getattr(module, 'init_cfg', None), name or 'model')
-        for _, init_cfg in found:
-            path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
-            if not is_local(path):
-                continue
-            weights = state_dict_of(load_foreign(path), path)
-            prefix += '.' if prefix and not prefix.endswith('.') else ''
-            own = {
-                n[len(prefix) :]: w for n, w in weights.items() if n.startswith(prefix)
-            }
-            if not own:
-                raise UserError(
-                    f'checkpoint {path}, init_cfg of {name}, has nothing under '
-                    f'{prefix!r}, only {_named(list(weights))} ({_CONVERT})'
-                )
-            check_weights(module, own, path, exact=False)
+        cfgs = [c for _, c in pretrained_cfgs(getattr(module, 'init_cfg', None), name)]
+        if cfgs and not isinstance(module, RLA):
+            source = f'{cfgs[0]["checkpoint"]}, init_cfg of {name or "model"},'
+            module._register_load_state_dict_pre_hook(_judge(module, source))
+
+
+def _judge(module: nn.Module, source: str) -> Callable[..., None]:
+    def hook(state_dict: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
+        if not prefix:  # as a part of the model it is a checkpoint's that is loaded
+            check_weights(module, state_dict, source, exact=False)
+
+    return hook

@@ -35,7 +35,7 @@ def as_pretrained(init_cfg: InitCfg) -> Tuple[InitCfg, bool]:
         The config, and whether it names pretrained weights.
     """
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
-    named = [_is_pretrained(cfg) for cfg in cfgs]
+    named = [is_pretrained(cfg) for cfg in cfgs]
     cfgs = [
         dict(cfg, type='Pretrained') if pretrained else cfg
         for cfg, pretrained in zip(cfgs, named)
@@ -45,7 +45,8 @@ def as_pretrained(init_cfg: InitCfg) -> Tuple[InitCfg, bool]:
     return (cfgs[0] if len(cfgs) == 1 else cfgs), True
 
 
-def _is_pretrained(cfg: dict) -> bool:
+def is_pretrained(cfg: dict) -> bool:
+    """Whether a config names PretrainedInit: as a class, by name, with a scope."""
     kind: Any = cfg.get('type')
     if isinstance(kind, str):
         if kind.rpartition('.')[2] == 'PretrainedInit':

@@ -21,7 +21,7 @@ from mmrla.analysis.experiments import (
     summary,
     values,
 )
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 EXPERIMENT = Experiment(
     name='tiny',

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrla.analysis import hidden_state
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 from mmrla.models import (
     DenseNetBC,
     RLAMobileNetV2,

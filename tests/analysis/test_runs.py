@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmrla.analysis import runs
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 
 def _session(work_dir: Path, time: str, *records: Any, config: str = '') -> None:

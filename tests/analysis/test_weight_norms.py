@@ -8,7 +8,7 @@ import torch
 pytest.importorskip('scipy')
 
 from mmrla.analysis import weight_norms
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 from mmrla.models import DenseNetBC, RLAResNet
 
 

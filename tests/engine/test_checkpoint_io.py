@@ -22,7 +22,7 @@ from mmrla.engine.checkpoint_io import (
     state_dict_of,
     use_safe_loading,
 )
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 
 class Evil:

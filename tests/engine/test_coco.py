@@ -9,7 +9,7 @@ from typing import Any, Dict
 import pytest
 
 from mmrla.engine.coco import category_names, check_annotations, checked_annotations
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 COCO = pytest.importorskip('pycocotools.coco').COCO
 CONTENT: Dict[str, Any] = dict(

@@ -6,7 +6,7 @@ from mmengine.hooks import CheckpointHook
 
 from mmrla.engine import config
 from mmrla.engine.checks import check_data
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 
 def leaf(**kwargs):

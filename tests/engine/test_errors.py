@@ -4,8 +4,9 @@ import errno
 import pytest
 import torch
 
+from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.errors import UserError, one_line
 from mmrla.models.wiring import WiringMismatchError
-from mmrla.engine.errors import UserError, config_errors, one_line, one_line_errors
 
 
 def fail_with(error):

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmrla.engine import SafeCheckpointHook, StepSeedHook, checkpoint_io
 from mmrla.engine.checkpoint_io import AtomicBackend, is_whole, newest_whole
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 SCORES = [0.1, 0.5, 0.3, 0.7]
 

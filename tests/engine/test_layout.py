@@ -11,13 +11,14 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
 from mmrla.engine import layout
-from mmrla.engine.errors import UserError, config_errors
+from mmrla.engine.errors import config_errors
 from mmrla.engine.layout import (
     check_image_files,
     check_layout,
     check_same_classes,
     check_samples,
 )
+from mmrla.errors import UserError
 
 KEY = 'train_dataloader.dataset'
 CLASSES = ('cat', 'dog')

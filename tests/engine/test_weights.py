@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmrla.engine.errors import UserError
 from mmrla.engine.weights import check_pretrained, check_weights, pretrained_cfgs
+from mmrla.errors import UserError
 from mmrla.models import RLAResNet
 
 

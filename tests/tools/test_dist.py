@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 
-from mmrla.engine.errors import UserError
 from mmrla.engine.launch import leave_processes, set_up_processes
+from mmrla.errors import UserError
 
 from .conftest import TOOLS, call, environment, load_tool, metrics, run
 

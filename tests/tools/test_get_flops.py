@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from mmrla.analysis import networks
 from mmrla.analysis.complexity import Cost, measure
 from mmrla.analysis.networks import analyse, input_shape
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 from .conftest import REPO, call, error_line
 

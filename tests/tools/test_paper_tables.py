@@ -14,7 +14,7 @@ from torch import nn
 from mmrla.analysis import paper
 from mmrla.analysis.complexity import DECIMAL_UNITS, PAPER_UNITS
 from mmrla.analysis.paper import TABLES, Row, Table, figure, rebuild
-from mmrla.engine.errors import UserError
+from mmrla.errors import UserError
 
 from .conftest import REPO, call, error_line, load_tool
 

@@ -21,7 +21,8 @@ from mmengine.config import Config
 
 from mmrla.analysis.benchmark import MODES, PRECISIONS, Form, Timing, compare
 from mmrla.engine.config import load_config
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.errors import UserError
 
 _CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '../../configs')
 

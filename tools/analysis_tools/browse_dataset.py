@@ -16,7 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 
 from mmrla.engine import checks, config
-from mmrla.engine.errors import UserError, config_errors, one_line_errors
+from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.errors import UserError
 
 #: Side below which classified images are enlarged, so that the text can be read.
 _SMALL = 128

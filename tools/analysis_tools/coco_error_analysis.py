@@ -23,8 +23,9 @@ import numpy as np
 
 from mmrla.analysis import plots
 from mmrla.engine.checks import check_file
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
 from mmrla.engine.upstream import load_tool
+from mmrla.errors import UserError
 
 AREAS = ('all', 'small', 'medium', 'large')
 #: From the strictest to the laxest; each area of the figure is what one adds.

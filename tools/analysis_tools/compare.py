@@ -25,7 +25,8 @@ from mmrla.analysis.inputs import load_network
 from mmrla.analysis.networks import Analysis, analyse
 from mmrla.analysis.runs import Run, curve_keys, draw_curves, read_runs
 from mmrla.engine.config import load_config
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.errors import UserError
 
 TEMPLATE = Path(__file__).with_suffix('.html')
 

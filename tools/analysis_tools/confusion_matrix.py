@@ -21,8 +21,9 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmrla.analysis import plots
 from mmrla.engine.checks import check_complete, check_data, check_file
 from mmrla.engine.config import add_cfg_options, load_config
-from mmrla.engine.errors import UserError, config_errors, one_line_errors
+from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.engine.upstream import load_tool
+from mmrla.errors import UserError
 
 #: Up to so many classes the numbers are written into the fields.
 _NUMBERED = 25

@@ -20,7 +20,8 @@ from mmrla.analysis.runs import (
     draw_curves,
     read_runs,
 )
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.errors import UserError
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:

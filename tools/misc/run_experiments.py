@@ -43,8 +43,9 @@ from mmrla.analysis.experiments import (
 from mmrla.analysis.runs import by_step, read_run, read_scalars
 from mmrla.datasets.digit_scenes import ensure_digit_scenes
 from mmrla.engine.config import name_and_folder
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import environment_of
+from mmrla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs/evidence.jsonl'

@@ -28,7 +28,8 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmrla.analysis.runs import read_scalars
 from mmrla.engine import checks, config
-from mmrla.engine.errors import UserError, config_errors, one_line_errors
+from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.errors import UserError
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 # Arguments of transforms that are sizes of images.

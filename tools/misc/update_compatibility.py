@@ -20,7 +20,8 @@ from xml.etree import ElementTree  # nosec B405
 
 from mmrla import compat
 from mmrla.analysis import markdown
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / 'docs/compatibility.json'

@@ -20,8 +20,9 @@ from mmengine.config import Config
 
 from mmrla.analysis import markdown
 from mmrla.analysis.networks import analyse
-from mmrla.checkpoints.published import PUBLISHED
-from mmrla.engine.errors import UserError, one_line_errors
+from mmrla.checkpoints.released import PUBLISHED
+from mmrla.engine.errors import one_line_errors
+from mmrla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = '# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0\n'

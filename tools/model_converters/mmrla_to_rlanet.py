@@ -9,7 +9,7 @@ the file that it was made of, without the optimizer's state.
 import argparse
 from typing import List, Optional
 
-from mmrla.checkpoints.export import export
+from mmrla.checkpoints.convert import export
 from mmrla.checkpoints.files import save_file
 from mmrla.engine.checkpoint_io import load_foreign
 from mmrla.engine.errors import one_line_errors

@@ -1,21 +1,19 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Convert a checkpoint of the released RLANet code, or a plain ResNet, to mmrla.
+"""Convert a checkpoint of the released RLANet code to mmrla.
 
 Reads the published .pth.tar and .pth files and others of the released code, and
-writes a checkpoint that the matching config loads. With --from-resnet it reads a
-ResNet of torchvision, mmpretrain or mmdet and writes an RLA-ResNet that computes the
-same: what reads the hidden state starts with zeros, C1, C3 and BN_t as in training
-from scratch.
+writes a checkpoint that the matching config loads. A plain ResNet needs no
+conversion: a config names it as it is.
 """
 
 import argparse
 from pathlib import Path
 from typing import List, Optional
 
-from mmrla.checkpoints.arch import NAMES
 from mmrla.checkpoints.convert import TASKS, Converted, convert
 from mmrla.checkpoints.files import save_file
+from mmrla.checkpoints.released import NAMES
 from mmrla.engine.errors import one_line_errors
 
 
@@ -41,12 +39,6 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help='classification or detection file; auto (default) goes by the names',
     )
     parser.add_argument(
-        '--from-resnet',
-        action='store_true',
-        help='the file has a plain ResNet or ResNeXt to start from; --arch is the '
-        'network to make, by default the RLA-ResNet of the paper',
-    )
-    parser.add_argument(
         '--save-config',
         metavar='FILE.py',
         help='write the config that the checkpoint carries to this file too',
@@ -56,18 +48,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def describe(converted: Converted) -> List[str]:
     """What was recognised, in lines."""
-    arch, meta = converted.arch, converted.checkpoint['meta']
-    network = (
-        f'{converted.detector} with {arch.name}' if converted.detector else arch.name
-    )
-    wiring = ', '.join(f'{key}={value!r}' for key, value in arch.wiring.items())
+    arch, meta = converted.network.arch, converted.checkpoint['meta']
+    network = f'{converted.detector} with {arch}' if converted.detector else arch
     lines = [
         f'network:   {network} ({converted.arch_from})',
-        f'wiring:    {wiring or "none, a plain network"}',
-        f'config:    configs/{converted.config}'
-        if converted.config
-        else 'config:    none in configs/; the checkpoint carries it (--save-config)',
+        f'config:    configs/{converted.config}',
     ]
+    lines += [f'with:      {k}={v!r}' for k, v in converted.network.options.items()]
     if converted.published:
         lines.append(
             f'published: {converted.published.describe()}, for the file '
@@ -79,9 +66,9 @@ def describe(converted: Converted) -> List[str]:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Convert."""
+    """Convert a file, say what it is, write the result."""
     args = parse_args(argv)
-    converted = convert(args.src, args.arch, args.task, args.from_resnet)
+    converted = convert(args.src, args.arch, args.task)
     print('\n'.join(describe(converted)))
     save_file(converted.checkpoint, args.dst)
     weights = converted.checkpoint['state_dict']
