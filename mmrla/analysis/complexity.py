@@ -16,17 +16,17 @@ the paper's tables is added to it here:
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 import torch
 from mmengine.analysis import parameter_count
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.backbones.base import RLABackbone
-from ..models.stage import RLABlock
+from ..models.rla import RLA
 
 #: The paper's "M" and "G".
 PAPER_UNITS = {'M': 2**20, 'G': 2**30}
@@ -203,31 +203,25 @@ def _attach(model: nn.Module, recorder: _Recorder) -> List[Any]:
     return handles
 
 
-def _read_zero_state(model: nn.Module) -> List[Any]:
-    """Hooks that give blocks a tensor of zeros for the zero state.
+@contextmanager
+def _whole_zero_states(model: nn.Module) -> Iterator[None]:
+    """Let backbones begin with h_0 as a map.
 
-    This package leaves zeros out where it can. The paper counts them, and so
-    does everybody who reads the number of a conv's input channels.
+    This package makes none where it can. The paper counts it, and so does everybody
+    who reads the number of a conv's input channels.
     """
+    backbones = [m for m in model.modules() if isinstance(m, RLA) and m.rla is not None]
 
-    def hook_of(channels: int) -> Callable[..., Optional[Tuple[Tensor, Tensor]]]:
-        def hook(
-            block: nn.Module, args: Tuple[Tensor, Optional[Tensor]]
-        ) -> Optional[Tuple[Tensor, Tensor]]:
-            x, h = args
-            if h is not None:
-                return None
-            return x, x.new_zeros(x.shape[0], channels, *x.shape[2:])
+    def whole(channels: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: x.new_zeros(x.shape[0], channels, *x.shape[2:])
 
-        return hook
-
-    return [
-        block.register_forward_pre_hook(hook_of(backbone.hidden_inputs))
-        for backbone in model.modules()
-        if isinstance(backbone, RLABackbone) and backbone.hidden_inputs
-        for block in backbone.modules()
-        if isinstance(block, RLABlock)
-    ]
+    for backbone in backbones:
+        backbone.__dict__['zero_state'] = whole(backbone.state_channels)
+    try:
+        yield
+    finally:
+        for backbone in backbones:
+            del backbone.__dict__['zero_state']
 
 
 def _pools_by_function(model: nn.Module) -> Set[str]:
@@ -271,9 +265,9 @@ def measure(model: nn.Module, inputs: Tensor, *args: Any, **kwargs: Any) -> Comp
     """
     counter = FlopCounterMode(display=False, custom_mapping={**_NORMS, **_POOLS})
     recorder = _Recorder(counter, _pools_by_function(model))
-    handles = _read_zero_state(model) + _attach(model, recorder)
+    handles = _attach(model, recorder)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), _whole_zero_states(model), counter:
             model(inputs, *args, **kwargs)
             recorder.flush()
     finally:

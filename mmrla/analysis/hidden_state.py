@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.backbones.base import RLABackbone
-from ..models.rla import RLAUnit, State
-from ..models.stage import RLAStage
+from ..models.rla import RLA, RLAUnit
 from . import plots
 
 __all__ = [
@@ -45,14 +43,14 @@ class Update:
         block: Index of the block in its stage, from 0.
         written: C1 of what is summarised of the block, (1, k, H, W).
         before: The state before the step (at a stage's first block before
-            pooling); None is zero.
-        after: The state after it.
+            pooling); h_0 is zeros of shape (1, k, 1, 1).
+        after: The state after it; of a ConvLSTM h and c side by side.
     """
 
     block: int
     written: Tensor
-    before: State
-    after: Tuple[Tensor, ...]
+    before: Tensor
+    after: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Stage:
     """What was recorded of a stage.
 
     Attributes:
-        name: Its name in the backbone.
+        name: Name of its first layer in the backbone.
         unit: Its RLA unit.
         updates: The updates computed, in order.
         readings: One for each block, empty where blocks do not read h.
@@ -96,29 +94,31 @@ def _energy(x: Tensor) -> float:
 
 
 def _keep_update(stage: Stage) -> Callable[..., None]:
-    def hook(unit: Any, args: Tuple[Any, ...], state: Tuple[Tensor, ...]) -> None:
-        t, residual, identity, output, before = args
-        written = unit.compress_module(t)(unit.select(residual, identity, output))
-        stage.updates.append(Update(t, written, before, state))
+    def hook(unit: Any, args: Tuple[int, Tensor, Tensor], after: Tensor) -> None:
+        t, source, before = args
+        if t < unit.num_updates:
+            written = unit.compress_of(t)(source)
+            stage.updates.append(Update(t, written, before, after))
 
     return hook
 
 
-def _keep_output_share(shares: Dict[int, float], t: int, k: int) -> Callable[..., None]:
-    def hook(conv: Any, args: Tuple[Tensor]) -> None:
-        x, h = args[0].clone(), args[0].clone()
-        x[:, -k:], h[:, :-k] = 0, 0
-        # Not by calling the conv, which would call this hook.
-        of_x, of_h = (_energy(conv.forward(part)) for part in (x, h))
-        shares[t] = of_h / (of_h + of_x) if of_h else 0.0
+def _keep_energy(energies: Dict[int, float], t: int) -> Callable[..., None]:
+    def hook(module: Any, args: Any, output: Tensor) -> None:
+        energies[t] = _energy(output)
 
     return hook
 
 
-def _reading(stage: RLAStage, t: int, k: int, shares: Dict[int, float]) -> Reading:
-    weight = stage.blocks[t].reading_conv.weight
-    of_h = _energy(weight[:, -k:])
-    return Reading(t, k / weight.shape[1], of_h / _energy(weight), shares.get(t, 0.0))
+def _reading(stage: Stage, t: int, conv: Any, of_x: float, of_h: float) -> Reading:
+    """What block t reads, given the energies of both parts of its conv's output."""
+    assert stage.unit.read is not None
+    read = stage.unit.read[t]
+    weight = [m for m in read.modules() if isinstance(m, nn.Conv2d)][-1].weight
+    k = stage.unit.rla_channels
+    weights = _energy(weight) / (_energy(weight) + _energy(conv.weight))
+    output = of_h / (of_h + of_x) if of_h else 0.0
+    return Reading(t, k / (k + conv.weight.shape[1]), weights, output)
 
 
 @contextlib.contextmanager
@@ -145,32 +145,33 @@ def record(network: nn.Module, images: Tensor) -> List[Stage]:
         UserError: If the network has no hidden state.
     """
     backbone = getattr(network, 'backbone', network)
-    if not isinstance(backbone, RLABackbone) or not any(
-        stage.rla is not None for stage in backbone.stages
-    ):
+    if not isinstance(backbone, RLA) or backbone.rla is None:
         raise UserError(
             f'{type(backbone).__name__} has no hidden state here: a backbone like '
             'RLAResNet with rla_channels of at least 1 has one'
         )
-    k = backbone.hidden_inputs
+    names, layers = backbone.layer_names(), backbone.layers_of_blocks
     stages: List[Stage] = []
     handles: List[Any] = []
-    shares: List[Dict[int, float]] = []
-    for name, module in zip(backbone.stage_names, backbone.stages):
-        shares.append({})
-        for t, block in enumerate(module.blocks if k else ()):
-            hook = _keep_output_share(shares[-1], t, k)
-            handles.append(block.reading_conv.register_forward_pre_hook(hook))
-        if module.rla is not None:
-            stages.append(Stage(name, module.rla))
-            handles.append(module.rla.register_forward_hook(_keep_update(stages[-1])))
+    convs: List[List[nn.Module]] = []
+    of_x: List[Dict[int, float]] = []
+    of_h: List[Dict[int, float]] = []
+    for unit, stage in zip(backbone.rla, backbone.unit_layers()):
+        stages.append(Stage(names[stage[0]], unit))
+        handles.append(unit.register_forward_hook(_keep_update(stages[-1])))
+        blocks = [block for i in stage for block in layers[i]]
+        convs.append([backbone.mixing_conv(block) for block in blocks])
+        of_x.append({})
+        of_h.append({})
+        for t, read in enumerate(unit.read or ()):
+            for module, energies in ((convs[-1][t], of_x[-1]), (read, of_h[-1])):
+                handles.append(module.register_forward_hook(_keep_energy(energies, t)))
     with _removed(handles), torch.no_grad():
         backbone(images)
-    for stage in stages:
-        index = backbone.stage_names.index(stage.name)
-        module = backbone.stages[index]
-        for t in range(len(module.blocks) if k else 0):
-            stage.readings.append(_reading(module, t, k, shares[index]))
+    for i, stage in enumerate(stages):
+        for t in sorted(of_h[i]):
+            reading = _reading(stage, t, convs[i][t], of_x[i][t], of_h[i][t])
+            stage.readings.append(reading)
     return stages
 
 
@@ -179,10 +180,10 @@ def _powers(stage: Stage) -> List[Dict[int, Tensor]]:
     parts: List[Dict[int, Tensor]] = []
     for t, update in enumerate(stage.updates):
         before = dict(parts[-1]) if parts else {}
-        if t == 0 and update.before is not None:
-            before = {-1: unit.pool(update.before[0])}
-        conv = unit.recurrent_module(t)
-        if unit.integration.before_recurrence:
+        if t == 0 and update.before.any():
+            before = {-1: unit.pool(update.before)}
+        conv = unit.recurrent_of(t)
+        if unit.before_recurrence:
             before[t] = update.written
             parts.append({s: conv(part) for s, part in before.items()})
         else:
@@ -195,23 +196,23 @@ def _derivatives(stage: Stage) -> List[Dict[int, Tensor]]:
     from torch.func import jvp
 
     unit = stage.unit
-    tangents: List[Dict[int, Tuple[Tensor, ...]]] = []
+    tangents: List[Dict[int, Tensor]] = []
     for t, update in enumerate(stage.updates):
         written, state = update.written, update.before
 
-        def by_state(*state: Tensor, t: int = t, written: Tensor = written) -> Any:
+        def by_state(state: Tensor, t: int = t, written: Tensor = written) -> Any:
             return unit.advance(t, written, state)
 
-        def by_written(written: Tensor, t: int = t, state: State = state) -> Any:
+        def by_written(written: Tensor, t: int = t, state: Tensor = state) -> Any:
             return unit.advance(t, written, state)
 
         before = tangents[-1] if tangents else {}
-        if t == 0 and state is not None:
+        if t == 0 and state.any():
             before = {-1: state}
-        after = {s: jvp(by_state, state, part)[1] for s, part in before.items()}
+        after = {s: jvp(by_state, (state,), (part,))[1] for s, part in before.items()}
         after[t] = jvp(by_written, (written,), (written,))[1]
         tangents.append(after)
-    return [{s: part[0] for s, part in parts.items()} for parts in tangents]
+    return [{s: unit.hidden(p) for s, p in parts.items()} for parts in tangents]
 
 
 def decompose(stage: Stage, linear: bool = True) -> List[Dict[int, Tensor]]:
@@ -272,7 +273,7 @@ def norm_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
     """Head and rows: root mean squares of what is written and of the state."""
     head = ('stage', 'block', 'rms_written', 'rms_state')
     rows = [
-        (stage.name, u.block + 1, _rms(u.written), _rms(u.after[0]))
+        (stage.name, u.block + 1, _rms(u.written), _rms(stage.unit.hidden(u.after)))
         for stage in stages
         for u in stage.updates
     ]
@@ -313,9 +314,9 @@ def _shown(stage: Stage) -> List[Update]:
     return [stage.updates[i] for i in picked]
 
 
-def _map(update: Update) -> np.ndarray:
+def _map(stage: Stage, update: Update) -> np.ndarray:
     """Root mean square of the state over its channels, (H, W)."""
-    return update.after[0][0].square().mean(0).sqrt().numpy()
+    return stage.unit.hidden(update.after)[0].square().mean(0).sqrt().numpy()
 
 
 def map_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
@@ -325,7 +326,7 @@ def map_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
         (stage.name, update.block + 1, *position, float(value))
         for stage in stages
         for update in _shown(stage)
-        for position, value in np.ndenumerate(_map(update))
+        for position, value in np.ndenumerate(_map(stage, update))
     ]
     return head, rows
 
@@ -350,7 +351,7 @@ def draw_maps(stages: Sequence[Stage], image: np.ndarray) -> Any:
     axes[0, 0].imshow(image)
     axes[0, 0].set_title('picture', fontsize=8)
     for row, (stage, updates) in enumerate(zip(stages, shown)):
-        maps = [_map(update) for update in updates]
+        maps = [_map(stage, update) for update in updates]
         top = max(m.max() for m in maps) or 1.0
         for ax, update, values in zip(axes[row, 1:], updates, maps):
             ax.imshow(values, cmap=plots.CMAP, vmin=0, vmax=top)
@@ -398,7 +399,9 @@ def draw_norms(stages: Sequence[Stage]) -> Any:
             'written: $C_1 y_t$': [
                 [_rms(u.written) for u in s.updates] for s in stages
             ],
-            'state: $h_t$': [[_rms(u.after[0]) for u in s.updates] for s in stages],
+            'state: $h_t$': [
+                [_rms(s.unit.hidden(u.after)) for u in s.updates] for s in stages
+            ],
         },
         'root mean square',
     )

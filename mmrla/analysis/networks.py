@@ -18,7 +18,7 @@ from ..engine.checks import check_complete
 from ..engine.config import leaf_datasets, type_name
 from ..engine.errors import config_errors
 from ..errors import UserError, one_line
-from ..models.backbones.base import RLABackbone
+from ..models.rla import RLA
 from .complexity import Complexity, Cost, measure
 
 #: Where a classifier joins the last hidden state.
@@ -30,11 +30,11 @@ class Share:
     """The RLA part of a stage: what the plain network does not have.
 
     Attributes:
-        where: The stage's name, or :data:`AFTER`.
+        where: Name of the stage's unit, or :data:`AFTER`.
         unit: Parameters and cost of the RLA unit; after the stages, of norm
             and activation of the last state.
-        reading: Parameters and cost of reading the hidden state: further
-            channels of convs, norms and the classifier.
+        reading: Parameters and cost of reading the hidden state: the reads of
+            blocks, the classifier's columns for h.
     """
 
     where: str
@@ -201,57 +201,35 @@ def _run_anywhere(
         ) from error
 
 
-def _plain_config(model_cfg: ConfigDict, rla_channels: int) -> ConfigDict:
-    """The same network without RLA."""
-    plain = copy.deepcopy(model_cfg)
-    plain.backbone.update(rla_channels=0, return_hidden=False)
-    neck: Any = plain.get('neck') or {}
-    if type_name(neck) == 'RLANeck':
-        neck.rla_channels = 0
-        if not neck.get('out_channels'):
-            plain.head.in_channels -= rla_channels
-    return plain
-
-
-def _shares(cfg: Config, model: Any, shape: Tuple[int, int]) -> List[Share]:
+def _shares(model: Any, complexity: Complexity) -> List[Share]:
+    """What stands below ``rla`` by stage, and what a classifier reads of h."""
     backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, RLABackbone) or not backbone.rla_channels:
+    if not isinstance(backbone, RLA) or backbone.rla is None:
         return []
-    plain_cfg = _plain_config(cfg.model, backbone.rla_channels)
-    if is_detector(model):
-        # The rest of a detector is the same, and slow.
-        images = _images(cfg, shape, 'meta')
-        ours = measure(backbone.to('meta'), images)
-        plain = measure(build(cfg, plain_cfg.backbone).to('meta'), images)
-        prefix = ''
-    else:
-        ours = _run(cfg, model, shape, 'meta')
-        plain = _run(cfg, build(cfg, plain_cfg), shape, 'meta')
-        prefix = 'backbone.'
 
-    def more(name: str) -> Tuple[int, Cost]:
-        (params, cost), (plain_params, plain_cost) = ours.of(name), plain.of(name)
-        return params - plain_params, cost - plain_cost
+    def less(whole: Tuple[int, Cost], *parts: Tuple[int, Cost]) -> Tuple[int, Cost]:
+        for params, cost in parts:
+            whole = whole[0] - params, whole[1] - cost
+        return whole
 
     shares = []
-    names = [prefix + name for name in backbone.stage_names]
-    units = [f'{name}.rla' for name in names]
-    wholes = [more(name) for name in names]
-    if not prefix:
-        names = [f'backbone.{name}' for name in names]
-    else:
-        names.append(AFTER)
-        units.append('neck.hidden')
-        everything = more('')
-        wholes.append(
-            (
-                everything[0] - sum(params for params, _ in wholes),
-                everything[1] - sum((cost for _, cost in wholes), Cost()),
-            )
-        )
-    for name, unit_name, (params, cost) in zip(names, units, wholes):
-        unit = ours.of(unit_name)
-        shares.append(Share(name, unit, (params - unit[0], cost - unit[1])))
+    last: Tuple[int, Cost] = (0, Cost())
+    for i in range(len(backbone.rla)):
+        name = f'backbone.rla.{i}'
+        reading, last = complexity.of(f'{name}.read'), complexity.of(f'{name}.last')
+        unit = less(complexity.of(name), reading, last)
+        shares.append(Share(name, unit, reading))
+    if last[0]:
+        norm = complexity.of(f'backbone.rla.{len(backbone.rla) - 1}.last.norm')
+        shares.append(Share(AFTER, norm, less(last, norm)))
+    hidden = complexity.of('neck.hidden')
+    k = getattr(getattr(model, 'head', None), 'rla_channels', 0)
+    if hidden[1] != Cost() or k:
+        # The classifier's columns, and the pooling, for h.
+        head = model.head
+        pooled = complexity.of('neck')[1].pool_ops * k // head.in_channels
+        weights = k * head.num_classes
+        shares.append(Share(AFTER, hidden, (weights, Cost(weights, 0, pooled))))
     return shares
 
 
@@ -281,5 +259,5 @@ def analyse(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Analysis:
     shape = _padded(model, shape or input_shape(cfg))
     proposals = _fix_proposals(model, shape)
     complexity = _run_anywhere(cfg, shape, proposals)
-    shares = _shares(cfg, model, shape)
+    shares = _shares(model, complexity)
     return Analysis(shape, complexity, _parts(model), proposals, shares)

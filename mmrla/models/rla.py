@@ -349,6 +349,10 @@ class RLA(BaseModule):
         """The block's output x_t of residual and identity."""
         return block.join(y, identity)
 
+    def mixing_conv(self, block: nn.Module) -> nn.Module:
+        """The first conv of a block that mixes channels: the read joins its output."""
+        return block.mixing_conv
+
     def make_read(self, block: nn.Module) -> nn.Module:
         """What a block reads of h: a module of (N, k, H, W)."""
         return block.make_read(self.rla_channels, self.rla_norm_cfg)

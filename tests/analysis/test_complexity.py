@@ -4,10 +4,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmrla.analysis.complexity import PAPER_UNITS, Cost, measure
-from mmrla.models import RLAMobileNetV2, RLANeck, RLAResNet
+from mmrla.models import RLANeck
 
 
 class Classifier(nn.Module):
@@ -24,21 +25,21 @@ class Classifier(nn.Module):
 
 
 def resnet(depth=50, rla_channels=32, neck=None, channels=2048, **kwargs):
+    cfg = dict(type='mmpretrain.RLAResNet', depth=depth, rla_channels=rla_channels)
     return Classifier(
-        RLAResNet(depth, rla_channels, return_hidden=rla_channels > 0, **kwargs),
+        MODELS.build(dict(cfg, return_hidden=rla_channels > 0, **kwargs)),
         RLANeck(rla_channels, **(neck or {})),
         channels + rla_channels,
     )
 
 
 def mobilenet(rla_channels=32, **kwargs):
-    return Classifier(
-        RLAMobileNetV2(
-            rla_channels=rla_channels, return_hidden=rla_channels > 0, **kwargs
-        ),
-        RLANeck(rla_channels, in_channels=320, out_channels=1280),
-        1280,
-    )
+    cfg = dict(type='mmpretrain.RLAMobileNetV2', rla_channels=rla_channels)
+    return Classifier(MODELS.build(dict(cfg, **kwargs)), RLANeck(0), 1280)
+
+
+def plugins(layer):
+    return [dict(cfg=dict(type=layer), position='after_conv3')]
 
 
 def counted(model, *shape, device='meta'):
@@ -79,9 +80,9 @@ def test_rla_adds_its_parameters_and_elements():
         (dict(), '24.67 4.17'),
         (dict(integration='v3'), '24.67 4.17'),
         (dict(integration='v6'), '24.67 4.17'),
-        (dict(attention=dict(type='ECALayer')), '24.67 4.18'),
-        (dict(rla_channels=0, attention=dict(type='SELayer')), '26.77 3.84'),
-        (dict(rla_channels=0, attention=dict(type='CBAM')), '26.77 3.84'),
+        (dict(plugins=plugins('ECALayer')), '24.67 4.18'),
+        (dict(rla_channels=0, plugins=plugins('SELayer')), '26.77 3.84'),
+        (dict(rla_channels=0, plugins=plugins('CBAM')), '26.77 3.84'),
         (dict(rla_channels=0, extra_channels=32, channels=2080), '25.55 4.24'),
         (dict(shared=False), '25.12 4.17'),
         (dict(exchange=False), '24.56 4.11'),
@@ -121,8 +122,9 @@ def test_mobilenets_average_before_the_classifier_is_left_out():
 
 def test_the_zero_state_is_counted():
     complexity = counted(resnet(), 3, 224, 224)
-    first = complexity.of('backbone.layer1.blocks.0.conv1')
-    assert first[1] == Cost(macs=(64 + 32) * 64 * 56**2)
+    conv = complexity.of('backbone.layer1.0.conv1')[1]
+    read = complexity.of('backbone.rla.0.read.0')[1]
+    assert conv + read == Cost(macs=(64 + 32) * 64 * 56**2)
 
 
 def test_counting_leaves_no_trace():
@@ -152,25 +154,25 @@ def test_the_meta_device_counts_as_the_cpu_does():
 def test_modules_add_up():
     complexity = counted(resnet(), 3, 64, 96)
     backbone = complexity.of('backbone')
-    parts = ['conv1', 'bn1', *(f'layer{i}' for i in range(1, 5))]
+    parts = ['conv1', 'bn1', 'rla', *(f'layer{i}' for i in range(1, 5))]
     costs = [complexity.of(f'backbone.{part}') for part in parts]
     assert sum(params for params, _ in costs) == backbone[0]
     assert sum((cost for _, cost in costs), Cost()) == backbone[1]
-    stage = complexity.of('backbone.layer2')
-    inner = (
-        complexity.of('backbone.layer2.blocks'),
-        complexity.of('backbone.layer2.rla'),
-    )
-    assert inner[0][0] + inner[1][0] == stage[0]
-    assert inner[0][1] + inner[1][1] == stage[1]
+    unit = complexity.of('backbone.rla.1')
+    inner = [
+        complexity.of(f'backbone.rla.1.{part}')
+        for part in ('read', 'compress', 'recurrent', 'norms', 'pool')
+    ]
+    assert sum(params for params, _ in inner) == unit[0]
+    assert sum((cost for _, cost in inner), Cost()) == unit[1]
     assert complexity.of('backbone.layer5') == (0, Cost())
 
 
 def test_a_tied_module_counts_where_it_is_called():
     tied = counted(mobilenet(recurrent_conv='depthwise', tied=True), 3, 64, 64)
     own = counted(mobilenet(recurrent_conv='depthwise'), 3, 64, 64)
-    for i in range(1, 6):
-        name = f'backbone.layer{i}.rla'
+    for i in range(5):
+        name = f'backbone.rla.{i}'
         assert tied.of(name)[1] == own.of(name)[1] != Cost()
     # Its parameters, once.
     assert own.of()[0] - tied.of()[0] == 4 * 32 * 9

@@ -207,6 +207,10 @@ class RLAOverMobileNetV2(RLA):
             return y
         return identity + (block.drop_path(y) if hasattr(block, 'drop_path') else y)
 
+    def mixing_conv(self, block: nn.Module) -> nn.Module:
+        """The linear 1x1 conv: the depthwise conv before it mixes nothing."""
+        return convs_of(block)[-1].conv
+
     def make_read(self, block: nn.Module) -> nn.Module:
         """What a block reads of h."""
         *_, depthwise, linear = convs_of(block)

@@ -91,6 +91,11 @@ class PreActBlock(PlainBlock):
         y = apply_plugins(self, 3, y)
         return y, self.downsample(activated if self.shared_activation else x)
 
+    @property
+    def mixing_conv(self) -> nn.Module:
+        """The first conv."""
+        return self.conv1
+
     def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
         """Norm, ReLU and conv of h, as the first ones of x."""
         conv = nn.Conv2d(

@@ -52,6 +52,10 @@ class RLAOverResNet(RLA):
         y += identity
         return block.relu(y)
 
+    def mixing_conv(self, block: nn.Module) -> nn.Module:
+        """The first conv."""
+        return block.conv1
+
     def make_read(self, block: nn.Module) -> nn.Module:
         """A conv like the block's first, of k channels."""
         conv = block.conv1

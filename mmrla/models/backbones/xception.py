@@ -108,6 +108,11 @@ class XceptionBlock(PlainBlock):
             y = conv(self.relu(y))
         return apply_plugins(self, 3, self.pool(y)), self.downsample(x)
 
+    @property
+    def mixing_conv(self) -> nn.Module:
+        """The 1x1 conv of the first separable conv."""
+        return self.convs[0].pointwise_conv.conv
+
     def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
         """ReLU and separable conv of h."""
         return nn.Sequential(nn.ReLU(), *_read(self.convs[0], channels))
@@ -145,6 +150,11 @@ class SeparableBlock(PlainBlock):
     def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
         """ReLU."""
         return self.relu(y)
+
+    @property
+    def mixing_conv(self) -> nn.Module:
+        """The 1x1 conv of the separable conv."""
+        return self.conv.pointwise_conv.conv
 
     def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
         """A separable conv of h."""
