@@ -194,12 +194,16 @@ class RLAOverMobileNetV2(RLA):
         *front, linear = convs_of(block)
         y = x
         for conv in front:
-            y = conv(y)
+            y = self.expand(conv, y)
         y = linear.conv(y)
         if read is not None:
             y = y + read
         y = apply_plugins(block, 3, linear.norm(y))
         return y, x if _has_identity(block) else None
+
+    def expand(self, conv: nn.Module, x: Tensor) -> Tensor:
+        """A conv module before the linear one: expansion or depthwise conv."""
+        return conv(x)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
         """The sum, where the block has an identity."""

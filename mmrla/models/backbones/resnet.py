@@ -35,13 +35,24 @@ class RLAOverResNet(RLA):
         y = block.conv1(x)
         if read is not None:
             y = y + read
+        return self.end(block, self.middle(block, y)), self.shortcut(block, x)
+
+    def middle(self, block: nn.Module, y: Tensor) -> Tensor:
+        """From the first conv's output to what the last conv reads."""
         y = apply_plugins(block, 1, block.relu(block.norm1(y)))
-        y = block.norm2(block.conv2(y))
         if hasattr(block, 'conv3'):
-            y = apply_plugins(block, 2, block.relu(y))
-            y = block.norm3(block.conv3(y))
-        y = apply_plugins(block, 3, y)
-        return y, x if block.downsample is None else block.downsample(x)
+            y = apply_plugins(block, 2, block.relu(block.norm2(block.conv2(y))))
+        return y
+
+    def end(self, block: nn.Module, y: Tensor) -> Tensor:
+        """The last conv, its norm and plugins."""
+        if hasattr(block, 'conv3'):
+            return apply_plugins(block, 3, block.norm3(block.conv3(y)))
+        return apply_plugins(block, 3, block.norm2(block.conv2(y)))
+
+    def shortcut(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The (projected) identity."""
+        return x if block.downsample is None else block.downsample(x)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
         """ReLU(y + identity); overwrites y, as upstream does, if nothing reads it."""

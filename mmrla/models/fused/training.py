@@ -1,0 +1,313 @@
+# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+"""Training form: a widening 1x1 conv, its norm and C1 as one autograd function.
+
+The conv is a product, u = W z, and z has a fraction of u's channels. Whatever is
+linear in u follows from z: the gradients through the norm, and C1 of the normalised
+u. The function keeps z alone for the backward pass.
+"""
+
+from typing import Any, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from ..backbones.mobilenet_v2 import RLAOverMobileNetV2, convs_of
+from ..backbones.resnet import RLAOverResNet
+from ..layers.attention import ChannelAttention
+from ..layers.plugins import apply_plugins
+from ..rla import RLA
+
+#: Pixels (of all images) for each channel of z from which on products of weights,
+#: C1 W and W^T W, cost less than the passes over maps that they save.
+_PIXELS_PER_CHANNEL = 32
+
+
+class _ConvNorm(torch.autograd.Function):
+    """``y = norm(u)``, ``u = conv(z)``, and the norm's mean and 1/std; keeps z only.
+
+    With xhat = (u - mean) / std over n pixels, the gradient of u is
+    gamma / std * (grad_y - sum(grad_y) / n - xhat * sum(grad_y * xhat) / n). It is
+    not computed: conv's gradients are products with z of grad_y, of 1 and of
+    u = W z, the last with z's Gram matrix sum(z z^T); sum(grad_y * u) is the
+    diagonal of sum(grad_y z^T) W^T. Means are taken off z, before products with W
+    round.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        statistics: Tuple[Tensor, Tensor],
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        y, mean, invstd = torch.native_batch_norm(
+            F.conv2d(z, weight), gamma, beta, *statistics, training, momentum, eps
+        )
+        if not training:
+            mean, invstd = statistics[0].clone(), torch.rsqrt(statistics[1] + eps)
+            ctx.mark_non_differentiable(mean, invstd)
+        ctx.training = training
+        ctx.save_for_backward(z, weight, gamma, mean, invstd)
+        return y, mean, invstd
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_invstd: Tensor
+    ) -> Tuple[Optional[Tensor], ...]:
+        z, weight, gamma, mean, invstd = ctx.saved_tensors
+        # Whatever autocast is on: sums of products are beyond half precision.
+        with torch.autocast(z.device.type, enabled=False):
+            w, scale = weight[:, :, 0, 0], gamma * invstd
+            grad_z, product = _conv_backward(grad_y, z, w * scale[:, None])
+            grad_beta = grad_y.sum((0, 2, 3))
+            if not ctx.training:
+                grad_gamma = ((product * w).sum(1) - mean * grad_beta) * invstd
+                grad_w = product * scale[:, None]
+            else:
+                pixels = z.numel() // z.shape[1]
+                z_mean = z.mean((0, 2, 3))
+                product = product - grad_beta[:, None] * z_mean
+                grad_gamma = (product * w).sum(1) * invstd
+                # Through mean and 1/std: slope * (u - mean) + offset more for u.
+                slope = -(scale * grad_gamma + grad_invstd * invstd**2)
+                slope = (slope * invstd / pixels)[:, None]
+                offset = (grad_mean - scale * grad_beta) / pixels
+                gram = _conv_backward(z, z, w[: w.shape[1]], needs_input=False)[1]
+                gram = gram - pixels * z_mean[:, None] * z_mean
+                grad_w = product * scale[:, None] + grad_mean[:, None] * z_mean
+                grad_w = grad_w + slope * (w @ gram)
+                of_z = w.t() @ (slope * w)
+                bias = w.t() @ offset - of_z @ z_mean
+                grad_z = grad_z + F.conv2d(z, of_z[:, :, None, None], bias)
+        grads = (grad_z, grad_w[:, :, None, None], grad_gamma, grad_beta)
+        return (*grads, None, None, None, None)
+
+
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, needs_input: bool = True
+) -> Tuple[Tensor, Tensor]:
+    """Gradients of a 1x1 conv's input, (N, C, H, W), and of its weight, (C', C)."""
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight[:, :, None, None],
+        None,
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [needs_input, True, False],
+    )
+    return grad_x, grad_weight[:, :, 0, 0]
+
+
+def _compress_scaled(
+    compress: Tensor, factor: Tensor, weight: Tensor, bias: Tensor, z: Tensor
+) -> Tensor:
+    """C1 of ``factor * (weight z + bias)``: a 1x1 conv of z of its own for each image.
+
+    Args:
+        compress: C1's weight, (k, C).
+        factor: By how much attention scales, (N, C).
+        weight: The weight of the conv before, (C, C').
+        bias: Its bias, (C, ).
+        z: What that conv reads, (N, C', H, W).
+
+    Returns:
+        (N, k, H, W), in the layout of z.
+    """
+    of_z = (compress * factor[:, None]) @ weight  # (N, k, C')
+    offset = (factor * bias) @ compress.t()  # (N, k)
+    if z.is_contiguous():
+        update = (of_z @ z.flatten(2)).unflatten(2, z.shape[2:])
+    else:
+        pixels = z.permute(0, 2, 3, 1).flatten(1, 2) @ of_z.transpose(1, 2)
+        update = pixels.unflatten(1, z.shape[2:]).permute(0, 3, 1, 2)
+    return update + offset[:, :, None, None]
+
+
+def _is_product(conv: nn.Module) -> bool:
+    """Whether a module is a 1x1 conv without bias."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.groups == 1
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.bias is None
+    )
+
+
+def _fits(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether a conv widens and its norm is a batch norm with statistics."""
+    return (
+        _is_product(conv)
+        and conv.out_channels >= 2 * conv.in_channels
+        and type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+    )
+
+
+def _pays_off(z: Tensor) -> bool:
+    """Whether gradients are asked for, of enough pixels."""
+    return (
+        torch.is_grad_enabled()
+        and z.requires_grad
+        and z.numel() >= _PIXELS_PER_CHANNEL * z.shape[1] ** 2
+    )
+
+
+def _apply(conv: Any, norm: Any, z: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """The norm of the conv, (N, C, H, W), and its mean and 1/std, (C, )."""
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
+    statistics = norm.running_mean, norm.running_var
+    how = norm.training, norm.momentum, norm.eps
+    return _ConvNorm.apply(z, conv.weight, norm.weight, norm.bias, statistics, *how)
+
+
+def conv_norm(conv: Any, norm: Any, z: Tensor) -> Tensor:
+    """``norm(conv(z))``, (N, C, H, W).
+
+    Args:
+        conv: A 1x1 conv that widens.
+        norm: The batch norm after it.
+        z: What the conv reads, (N, C', H, W), float32 or float64.
+    """
+    return _apply(conv, norm, z)[0] if _pays_off(z) else norm(conv(z))
+
+
+def conv_norm_compress(
+    conv: Any, norm: Any, attention: Optional[nn.Module], compress: Any, z: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """``y = attention(norm(conv(z)))`` and ``compress(y)``.
+
+    Args:
+        conv: A 1x1 conv that widens.
+        norm: The batch norm after it.
+        attention: Channel attention after that, or None.
+        compress: C1.
+        z: What the conv reads, (N, C', H, W), float32 or float64.
+
+    Returns:
+        y, (N, C, H, W), and C1(y), (N, k, H, W).
+    """
+    y, mean, invstd = _apply(conv, norm, z)
+    # y = scale * conv(z) + shift, for each channel; C1(y) is a conv of z.
+    scale = norm.weight * invstd
+    shift = norm.bias - scale * mean
+    w, c1 = conv.weight.flatten(1), compress.weight.flatten(1)
+    if attention is None:
+        of_z = ((c1 * scale) @ w)[:, :, None, None]
+        return y, F.conv2d(z, of_z, c1 @ shift)
+    factor = attention.scale(y)
+    update = _compress_scaled(c1, factor, scale[:, None] * w, shift, z)
+    return y * factor[:, :, None, None], update
+
+
+class _FusedResNet(RLAOverResNet):
+    """Bottlenecks whose last conv, norm and, for v1 and v2, C1 are one function."""
+
+    def end(self, block: nn.Module, y: Tensor) -> Tensor:
+        """The last conv, its norm and plugins."""
+        if not self._is_fused(block):
+            return super().end(block, y)
+        return apply_plugins(block, 3, conv_norm(block.conv3, block.norm3, y))
+
+    def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
+        """As :meth:`mmrla.models.RLA.step`."""
+        block = self.layers_of_blocks[i][t]
+        unit, index = self.unit_of(i, t)
+        attention = _attention(block)
+        if (
+            self.source != 'residual'
+            or index >= unit.num_updates
+            or not self._is_fused(block)
+            or len(attention) > 1
+            or not all(isinstance(m, ChannelAttention) for m in attention)
+        ):
+            return super().step(i, t, x, h)
+        y = block.conv1(x)
+        read = unit.read_of(index, h)
+        z = self.middle(block, y if read is None else y + read)
+        # A conv of z for each image, for its scales, must cost less than C1.
+        large = not attention or z.shape[2] * z.shape[3] >= 4 * z.shape[1]
+        if not (_pays_off(z) and large):
+            y = self.end(block, z)
+            x = self.join(block, y, self.shortcut(block, x))
+            return x, unit(index, y, h)
+        y, update = conv_norm_compress(
+            block.conv3,
+            block.norm3,
+            attention[0] if attention else None,
+            unit.compress_of(index),
+            z,
+        )
+        y = block.drop_path(y) if hasattr(block, 'drop_path') else y
+        # Nothing keeps y: the sum may overwrite it.
+        y += self.shortcut(block, x)
+        return block.relu(y), unit.advance(index, update, h)
+
+    @staticmethod
+    def _is_fused(block: nn.Module) -> bool:
+        return hasattr(block, 'conv3') and _fits(block.conv3, block.norm3)
+
+
+def _attention(block: nn.Module) -> List[nn.Module]:
+    """What stands behind a block's last norm."""
+    names = getattr(block, 'after_conv3_plugin_names', [])
+    return [getattr(block, name) for name in names]
+
+
+class _FusedMobileNetV2(RLAOverMobileNetV2):
+    """Inverted residuals whose expansion conv and norm are one function."""
+
+    def expand(self, conv: nn.Module, x: Tensor) -> Tensor:
+        """A conv module before the linear one."""
+        if not (conv.with_norm and _fits(conv.conv, conv.norm)):
+            return conv(x)
+        y = conv_norm(conv.conv, conv.norm, x)
+        return conv.activate(y) if conv.with_activation else y
+
+
+_FORMS = ((RLAOverResNet, _FusedResNet), (RLAOverMobileNetV2, _FusedMobileNetV2))
+
+
+def switch_to_fused_training(model: nn.Module) -> int:
+    """Let the RLA backbones of a network train in the fused form, in place.
+
+    The same parameters, the same numbers to rounding, less memory: of a bottleneck's
+    end only the narrow map is kept. It asks for eager float32 (no autocast, no
+    ``torch.compile``, no export); hooks on the last conv, its norm and C1 do not
+    fire. ``custom_hooks=[dict(type='FusedTrainingHook')]`` does it in a config.
+
+    Args:
+        model: A backbone, classifier or detector.
+
+    Returns:
+        The number of backbones that have a fused form: ResNets with bottlenecks
+        and MobileNetV2; others stay as they are.
+    """
+    if is_model_wrapper(model):
+        model = model.module
+    count = 0
+    for module in model.modules():
+        if not isinstance(module, RLA) or module.rla is None:
+            continue
+        for family, form in _FORMS:
+            if isinstance(module, family) and not isinstance(module, form):
+                cls = type(module)
+                # The class alone changes: weights, names and copies stay.
+                module.__class__ = type(f'Fused{cls.__name__}', (form, cls), {})
+                count += 1
+    return count
