@@ -7,6 +7,7 @@ in each of many rounds says what a single time cannot.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..deploy import switch_to_deploy
+from ..models.fused import switch_to_deploy, switch_to_fused_training
 from .networks import build, is_detector
 
 PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 MODES = ('inference', 'train')
+#: The forms of mmrla.models.fused.
+FORMS = ('default', 'fused', 'deployed')
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Form:
         precision: 'fp32', 'fp16' or 'bf16'; the last two by autocast.
         channels_last: Memory format of images and weights.
         compile: Whether ``torch.compile`` wraps the forward pass.
-        deploy: Whether :func:`mmrla.deploy.switch_to_deploy` is applied.
+        form: 'default'; 'deployed' for inference, 'fused' for training, see
+            :mod:`mmrla.models.fused`. Plain ResNets and MobileNetV2 get it too.
         batch_size: Images in a batch.
         shape: Height and width of the images.
         cpu_time: Whether time on the CPU is what its cores work, of all
@@ -47,7 +51,7 @@ class Form:
     precision: str = 'fp32'
     channels_last: bool = False
     compile: bool = False
-    deploy: bool = False
+    form: str = 'default'
     batch_size: int = 8
     shape: Tuple[int, int] = (224, 224)
     cpu_time: bool = False
@@ -128,10 +132,17 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
         form: How to run it.
     """
     torch.manual_seed(0)
+    backbone = cfg.model.backbone
+    if form.form == 'fused' and backbone.type in ('ResNet', 'ResNeXt', 'MobileNetV2'):
+        # Like for like: the plain network, which has no such form, as ours.
+        cfg = copy.deepcopy(cfg)
+        cfg.model.backbone.update(type=f'RLA{backbone.type}', rla_channels=0)
     model = build(cfg)
     detector = is_detector(model)
-    if form.deploy:
+    if form.form == 'deployed':
         model = switch_to_deploy(model)
+    elif form.form == 'fused':
+        switch_to_fused_training(model)
     layout = torch.channels_last if form.channels_last else torch.contiguous_format
     model = model.to(form.device).to(memory_format=layout)  # type: ignore[call-overload]
     images = torch.randn(

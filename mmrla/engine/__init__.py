@@ -4,4 +4,9 @@
 from .fused_hook import FusedTrainingHook
 from .hooks import CheckpointFitHook, SafeCheckpointHook, StepSeedHook
 
-__all__ = ['CheckpointFitHook', 'FusedTrainingHook', 'SafeCheckpointHook', 'StepSeedHook']
+__all__ = [
+    'CheckpointFitHook',
+    'FusedTrainingHook',
+    'SafeCheckpointHook',
+    'StepSeedHook',
+]

@@ -17,7 +17,14 @@ pytest.importorskip('mmpretrain')
 
 def _config(**backbone: Any) -> Config:
     backbone = dict(
-        dict(type='RLAResNet', depth=50, base_channels=8, rla_channels=4), **backbone
+        dict(
+            type='RLAResNet',
+            depth=50,
+            base_channels=8,
+            stem_channels=8,
+            rla_channels=4,
+        ),
+        **backbone,
     )
     k = backbone['rla_channels']
     backbone['return_hidden'] = bool(k)
@@ -28,7 +35,12 @@ def _config(**backbone: Any) -> Config:
                 type='ImageClassifier',
                 backbone=backbone,
                 neck=dict(type='RLANeck', rla_channels=k),
-                head=dict(type='LinearClsHead', num_classes=10, in_channels=256 + k),
+                head=dict(
+                    type='RLALinearClsHead',
+                    num_classes=10,
+                    in_channels=256,
+                    rla_channels=k,
+                ),
             ),
         ),
     )
@@ -57,7 +69,7 @@ def test_ratios_are_to_the_first_network(
     assert [step is order[0] for step in order] == [True, False, False, True] * 2
     assert 1 < second.memory_ratio < 2
     assert first.memory_ratio == 1
-    assert 'aten::tanh_' in set(second.profile) - set(first.profile)
+    assert 'aten::tanh' in set(second.profile) - set(first.profile)
 
 
 @pytest.mark.parametrize('mode', benchmark.MODES)
@@ -83,8 +95,8 @@ def test_peak_memory(mode: str) -> None:
 def test_deployed_form_runs_fewer_operators() -> None:
     cfgs = dict(rla=_config())
     plain, deployed = (
-        compare(cfgs, Form(batch_size=1, shape=(32, 32), deploy=d), 1, 1)[0]
-        for d in (False, True)
+        compare(cfgs, Form(batch_size=1, shape=(32, 32), form=form), 1, 1)[0]
+        for form in ('default', 'deployed')
     )
     # At least the 53 norms that follow convs.
     assert deployed.kernels < plain.kernels - 53
@@ -98,6 +110,16 @@ def test_train_step_changes_the_weights(precision: str) -> None:
     before = model.head.fc.weight.clone()
     step()
     assert not torch.equal(before, model.head.fc.weight)
+
+
+def test_the_fused_form_needs_less_memory() -> None:
+    cfgs = dict(rla=_config(base_channels=32, stem_channels=32))
+    cfgs['rla'].model.head.in_channels = 1024
+    default, fused = (
+        compare(cfgs, Form(mode='train', batch_size=2, form=form), 1, 1)[0]
+        for form in ('default', 'fused')
+    )
+    assert fused.memory < 0.9 * default.memory
 
 
 def test_the_named_sets_have_configs() -> None:

@@ -3,7 +3,7 @@
 
 Examples:
     python tools/analysis_tools/benchmark.py --set table14 --mode train
-    python tools/analysis_tools/benchmark.py --set table14 --deploy --channels-last
+    python tools/analysis_tools/benchmark.py --set table14 --form deployed --channels-last
     python tools/analysis_tools/benchmark.py CONFIG_A CONFIG_B --shape 800 1333
 """
 
@@ -19,7 +19,7 @@ from typing import Dict, List
 import torch
 from mmengine.config import Config
 
-from mmrla.analysis.benchmark import MODES, PRECISIONS, Form, Timing, compare
+from mmrla.analysis.benchmark import FORMS, MODES, PRECISIONS, Form, Timing, compare
 from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
@@ -70,7 +70,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
-    parser.add_argument('--deploy', action='store_true', help='mmrla.deploy')
+    parser.add_argument(
+        '--form',
+        choices=FORMS,
+        default='default',
+        help='form of all networks: deployed for inference, fused for training',
+    )
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'))
     parser.add_argument('--rounds', type=int, default=20)
@@ -88,8 +93,11 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.configs) == bool(args.set):
         parser.error('give configs or --set, one of the two')
-    if args.deploy and args.mode == 'train':
-        parser.error('--deploy is for --mode inference')
+    modes = dict(deployed='inference', fused='train')
+    if modes.get(args.form, args.mode) != args.mode:
+        parser.error(f'--form {args.form} is for --mode {modes[args.form]}')
+    if args.form == 'fused' and (args.compile or args.precision != 'fp32'):
+        parser.error('--form fused is for eager float32')
     for name in ('batch_size', 'rounds', 'threads'):
         value = getattr(args, name)
         if value is not None and value < 1:

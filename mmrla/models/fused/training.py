@@ -226,6 +226,8 @@ class _FusedResNet(RLAOverResNet):
 
     def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
         """As :meth:`mmrla.models.RLA.step`."""
+        if self.rla is None:
+            return super().step(i, t, x, h)
         block = self.layers_of_blocks[i][t]
         unit, index = self.unit_of(i, t)
         attention = _attention(block)
@@ -302,7 +304,7 @@ def switch_to_fused_training(model: nn.Module) -> int:
         model = model.module
     count = 0
     for module in model.modules():
-        if not isinstance(module, RLA) or module.rla is None:
+        if not isinstance(module, RLA):
             continue
         for family, form in _FORMS:
             if isinstance(module, family) and not isinstance(module, form):

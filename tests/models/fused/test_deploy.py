@@ -52,9 +52,7 @@ MOBILENETS: Dict[str, Dict[str, Any]] = {
     'released': dict(recurrent_conv='depthwise', tied=True),
     'v3': dict(integration='v3'),
     'eca': dict(
-        plugins=[
-            dict(cfg=dict(type='ECALayer', kernel_size=3), position='after_conv3')
-        ]
+        plugins=[dict(cfg=dict(type='ECALayer', kernel_size=3), position='after_conv3')]
     ),
     'mmdet': dict(type='RLAMobileNetV2'),
     'plain': dict(rla_channels=0),

@@ -173,6 +173,7 @@ NETWORKS: Dict[str, Dict[str, Any]] = {
     'resnet-eval': dict(RESNET, norm_eval=True),
     'resnet-frozen': dict(RESNET, frozen_stages=1),
     'resnet18': dict(RESNET, depth=18),
+    'resnet-plain': dict(RESNET, rla_channels=0),
     'resnet-cp': dict(RESNET, with_cp=True),
     'resnet-gn': dict(RESNET, norm_cfg=dict(type='GN', num_groups=2)),
     'lstm': dict(RESNET, cell='convlstm'),
