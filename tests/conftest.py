@@ -147,8 +147,7 @@ _base_ = [
 custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
-        _delete_=True, type='RLAResNet', depth=50, rla_channels=4, base_channels=8,
-        stem_channels=8, out_indices=(0, 1, 2, 3), norm_eval=True),
+        _delete_=True, type='RLAResNet', depth=50, rla_channels=4, base_channels=8),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=16),
     rpn_head=dict(in_channels=16, feat_channels=16,
                   anchor_generator=dict(scales=[4])),
@@ -199,8 +198,8 @@ model = dict(
     backbone=dict(type='RLAResNet', depth=50, rla_channels=4, base_channels=8,
                   stem_channels=8, return_hidden=True),
     neck=dict(type='RLANeck', rla_channels=4),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=256 + 4,
-              loss=dict(type='CrossEntropyLoss'), topk=(1,)))
+    head=dict(type='RLALinearClsHead', num_classes=2, in_channels=256,
+              rla_channels=4, loss=dict(type='CrossEntropyLoss'), topk=(1,)))
 data_preprocessor = dict(num_classes=2, mean=[127.0] * 3, std=[60.0] * 3)
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 def _loader(split, shuffle):

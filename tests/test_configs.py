@@ -18,12 +18,20 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    PARAM_SCHEDULERS,
+    DefaultScope,
+)
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from mmpretrain.models.heads import LinearClsHead
 from torch import nn
 
 import mmrla  # noqa: F401  (registers the models)
-from mmrla.models import CBAM, ECALayer, RLAUnit, SELayer
+from mmrla.models import CBAM, RLA, ECALayer, RLALinearClsHead, RLAUnit, SELayer
 from mmrla.models.rla import INTEGRATIONS
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -32,6 +40,7 @@ CONFIGS = sorted(
     for path in ROOT.glob('*/*.py')
     if path.parent.name != '_base_'
 )
+DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')
 
 
 class Recipe(NamedTuple):
@@ -74,6 +83,22 @@ RECIPES = {
         'SGD', 0.1, 1e-4, {0: 1, 149: 1, 150: 0.1, 224: 0.1, 225: 0.01}, nesterov=True
     ),
     '*_4xb2-1x_coco': Recipe('SGD', 0.01, 1e-4, STEPS_1X, warmup=500),
+    # mmdet's own, where the weights are plain.
+    'faster-rcnn_*-tv-pre_*_8xb2-1x_coco': Recipe(
+        'SGD', 0.02, 1e-4, STEPS_1X, warmup=500
+    ),
+    'mask-rcnn_*-tv-pre_*_8xb2-1x_coco': Recipe(
+        'SGD', 0.02, 1e-4, STEPS_1X, warmup=500
+    ),
+    'retinanet_*-tv-pre_*_8xb2-1x_coco': Recipe(
+        'SGD', 0.01, 1e-4, STEPS_1X, warmup=500
+    ),
+    '*-rcnn_*-rsb-pre_*_8xb2-1x_coco': Recipe(
+        'AdamW', 2e-4, 0.05, STEPS_1X, warmup=500
+    ),
+    'retinanet_*-rsb-pre_*_8xb2-1x_coco': Recipe(
+        'AdamW', 1e-4, 0.05, STEPS_1X, warmup=500
+    ),
     'fcos_*_8xb2-1x_coco': Recipe('SGD', 0.01, 1e-4, STEPS_1X, warmup=500),
     'atss_*_8xb2-1x_coco': Recipe('SGD', 0.01, 1e-4, STEPS_1X, warmup=500),
     'rtmdet_*_8xb32-300e_coco': Recipe(
@@ -92,12 +117,15 @@ EPOCHS = {'4xb64': 120, '2xb48': 400, '1xb128': 300}
 # folder without one, belongs to the fast part of the tests.
 FAST_STEPS = (
     'faster_rcnn/faster-rcnn_rla-r50_fpn_*',
+    'faster_rcnn/faster-rcnn_rla-r18-tv-pre_*',
     'mask_rcnn/mask-rcnn_rla-r50_fpn_*',
     'retinanet/retinanet_rla-r50_fpn_*',
+    'rla_resnet/rla-resnet18_4xb64_in1k*',
     'rla_resnet/rla-resnet50_4xb64_in1k*',
     'rla_mobilenet_v2/rla-eca-mobilenet-v2-released_*',
     'ablations/rla-resnet50-post-act_*',
     'baselines/eca-mobilenet-v2_*',
+    'cifar/rla-cifar-resnet20_*',
     'cifar/rla-xception_*_cifar100*',
     'cifar/densenet-bc100-shared-lag_*_cifar10.*',
     'more_detectors/cascade-rcnn_*',
@@ -282,26 +310,62 @@ def test_cifar_data(name: str) -> None:
     assert cfg.default_hooks.checkpoint.save_best == 'accuracy/top1'
 
 
-@pytest.mark.parametrize('name', [n for n in CONFIGS if '_4xb2-1x_coco' in n])
+COCO_DETECTORS = [n for n in CONFIGS if n.split('/')[0] in DETECTORS]
+
+
+def weights_of(name: str) -> Tuple[str, Optional[Config]]:
+    """A detector's pretrained weights, and the config of ours that trains them."""
+    checkpoint = read(name).model.backbone.init_cfg.checkpoint
+    trained = list(ROOT.glob(f'*/{Path(checkpoint).stem}.py'))
+    return checkpoint, read(str(trained[0].relative_to(ROOT))) if trained else None
+
+
+@pytest.mark.parametrize('name', COCO_DETECTORS)
 def test_coco_data(name: str) -> None:
     cfg = read(name)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         resize = next(t for t in loader.dataset.pipeline if t.type == 'Resize')
         assert resize.scale == (1333, 800)
         assert resize.keep_ratio
-    assert cfg.model.backbone.init_cfg.type == 'Pretrained'
-    checkpoint = cfg.model.backbone.init_cfg.checkpoint
-    if checkpoint.startswith('torchvision://'):
-        depth = cfg.model.backbone.depth
-        assert checkpoint == f'torchvision://resnet{depth}'
+
+
+@pytest.mark.usefixtures('no_init')
+@pytest.mark.parametrize('name', COCO_DETECTORS)
+def test_pretrained_weights(name: str) -> None:
+    """They are those of the backbone, and RLA is frozen if they have it."""
+    backbone = read(name).model.backbone
+    init_cfg = backbone.init_cfg
+    assert init_cfg.type == 'Pretrained'
+    checkpoint, trained = weights_of(name)
+    has_rla = trained is not None and '/rla-' in checkpoint
+    assert backbone.get('freeze_rla', False) == has_rla
+    if trained is None:
+        depth = backbone.depth
+        if '-rsb-pre_' in name:
+            assert f'/resnet{depth}_8xb256-rsb-a1-600e_in1k_' in checkpoint
+            assert init_cfg.prefix == 'backbone.'
+        else:
+            assert checkpoint == f'torchvision://resnet{depth}'
+            assert 'prefix' not in init_cfg
+        assert ('-pre_' in name) == (backbone.type == 'RLAResNet')
         return
-    # The file is named as the config that trains it, of the same backbone.
-    assert cfg.model.backbone.init_cfg.prefix == 'backbone.'
-    trained = next(ROOT.glob(f'*/{Path(checkpoint).stem}.py'))
-    source = read(str(trained.relative_to(ROOT))).model.backbone
-    for key in ('type', 'depth', 'attention', 'integration'):
-        default = 'v1' if key == 'integration' else None
-        assert cfg.model.backbone.get(key, default) == source.get(key, default)
+    assert init_cfg.prefix == 'backbone.'
+    detector, classifier = load(name), copy.deepcopy(trained)
+    for cfg in (detector, classifier):
+        cfg.model = dict(cfg.model.backbone, init_cfg=None)
+    own, given = build(detector), build(classifier)
+    shapes, names = (
+        {key: value.shape for key, value in network.state_dict().items()}
+        for network in (own, given)
+    )
+    # A detector does not compute the classifier's last update.
+    assert shapes.items() <= names.items()
+    left = {key for key in names if key not in shapes}
+    assert all(key.startswith('rla.3.') for key in left)
+    # The wiring is recorded with the weights, and compared.
+    own.load_state_dict(given.state_dict(), strict=False)
+    if has_rla:
+        assert own.integration == given.integration
 
 
 def words(name: str) -> List[str]:
@@ -316,9 +380,6 @@ def words(name: str) -> List[str]:
     return head.split('-') + tail
 
 
-DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')
-
-
 @pytest.mark.usefixtures('no_init')
 @pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith('demo/')])
 def test_network(name: str) -> None:
@@ -326,7 +387,18 @@ def test_network(name: str) -> None:
     backbone = model.backbone
     parts = words(name)
     units = [m for m in backbone.modules() if isinstance(m, RLAUnit)]
+    is_classifier = hasattr(model, 'head')
     is_mobile = 'mobilenet' in parts
+
+    # The main network is that of the library whose model it is in.
+    if '_cifar' not in name:
+        library = 'mmpretrain' if is_classifier else 'mmdet'
+        plain = next(
+            c
+            for c in type(backbone).__mro__
+            if not (issubclass(c, RLA) or c.__module__.startswith('mmrla.'))
+        )
+        assert plain.__module__.split('.')[0] == library
 
     # RLA and its wiring: the paper's, but for what the name says.
     is_wide = any(part.startswith('channels') for part in parts)
@@ -339,38 +411,99 @@ def test_network(name: str) -> None:
             want.update(*(ABLATIONS[part] for part in parts if part in ABLATIONS))
         for key, value in want.items():
             assert getattr(backbone, key) == value, key
+        integration = INTEGRATIONS[want['integration']]
+        assert backbone.source == integration.source
         for unit in units:
-            assert unit.integration is INTEGRATIONS[want['integration']]
-        is_classifier = hasattr(model, 'head')
-        assert backbone.return_hidden == is_classifier
+            assert unit.before_recurrence == integration.before_recurrence
+        assert backbone.return_hidden == (is_classifier and not is_mobile)
     if is_mobile and units:
-        cores = {id(unit.recurrent_module(0)) for unit in units}
+        cores = {id(unit.recurrent_of(0)) for unit in units}
         assert len(cores) == (1 if 'released' in parts else 5)
+
+    # The head of a ResNet reads the last hidden state; MobileNetV2's is upstream's.
+    if is_classifier:
+        k = backbone.rla_channels if units and not is_mobile else 0
+        plain_head = LinearClsHead if not k else RLALinearClsHead
+        if not is_wide:
+            assert type(model.head) is plain_head
+        assert getattr(model.head, 'rla_channels', 0) == k
+        head = load(name).model.head
+        assert model.head.fc.in_features == head.in_channels + k
 
     # Attention: one module for each block, of the kind that the name says.
     kinds = [cls for key, cls in ATTENTION.items() if key in parts]
     found = [m for m in backbone.modules() if isinstance(m, tuple(ATTENTION.values()))]
     assert {type(m) for m in found} == set(kinds)
-    depth = re.search(r'(?:resnet|resnext|r)(50|101|152)', '-'.join(parts))
+    depth = re.search(r'(?:resnet|resnext|r)(18|34|50|101|152)', '-'.join(parts))
     if depth:
-        blocks = {50: 16, 101: 33, 152: 50}[int(depth[1])]
+        blocks = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50}[int(depth[1])]
         assert backbone.depth == int(depth[1])
         assert len(found) in (0, blocks)
+    elif is_mobile:
+        assert len(found) in (0, 17)
 
     # What is frozen: nothing of what is trained from scratch.
     model.train()
-    if hasattr(model, 'head') or name.startswith('digits/'):
+    if is_classifier or name.startswith('digits/'):
         assert all(p.requires_grad for p in model.parameters())
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
         assert norms
         assert all(m.training for m in norms)
-    else:
-        assert backbone.frozen_stages == 1
-        stem = backbone.conv1, backbone.bn1, backbone.layer1
-        assert not any(p.requires_grad for m in stem for p in m.parameters())
-        assert any(p.requires_grad for p in backbone.layer2.parameters())
-        for m in backbone.modules():
-            assert not (isinstance(m, _BatchNorm) and m.training)
+        return
+    assert backbone.frozen_stages == 1
+    stem = backbone.conv1, backbone.bn1, backbone.layer1
+    assert not any(p.requires_grad for m in stem for p in m.parameters())
+    assert any(p.requires_grad for p in backbone.layer2.parameters())
+    for key, m in backbone.named_modules():
+        if isinstance(m, _BatchNorm) and not key.startswith('rla.'):
+            assert not m.training, key
+    if units:
+        # Only what was pretrained is frozen, or in eval mode.
+        is_pretrained = '-pre_' not in name
+        assert all(m.training != is_pretrained for u in units for m in u.norms)
+        for i, unit in enumerate(units):
+            is_frozen = is_pretrained and i == 0
+            assert all(p.requires_grad != is_frozen for p in unit.parameters())
+
+
+def _without_data(cfg: Any) -> Any:
+    """Configs of data sets and metrics that open no file until they are used."""
+    if isinstance(cfg, list):
+        return [_without_data(item) for item in cfg]
+    cfg = copy.deepcopy(cfg)
+    if 'dataset' in cfg:  # a wrapper
+        cfg.dataset = _without_data(cfg.dataset)
+    elif 'pipeline' in cfg:
+        cfg.lazy_init = True
+    if 'ann_file' in cfg and 'pipeline' not in cfg:  # CocoMetric reads it at once
+        cfg.ann_file = None
+    return cfg
+
+
+@pytest.mark.usefixtures('no_init')
+@pytest.mark.parametrize('name', CONFIGS)
+def test_inherited_from_outside(name: str, tmp_path: Path) -> None:
+    """As ``_base_ = 'mmrla::FOLDER/NAME.py'``: every type is found."""
+    path = tmp_path / 'user.py'
+    path.write_text(f"_base_ = 'mmrla::{name}'\n")
+    cfg, own = Config.fromfile(path), read(name)
+    assert cfg.default_scope == own.default_scope
+    cfg.model.backbone.init_cfg = None
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = build(cfg)
+    assert type(model.backbone) is type(build(load(name)).backbone)
+
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        build_optim_wrapper(model, cfg.optim_wrapper)
+        for hook in cfg.get('custom_hooks') or ():
+            HOOKS.build(hook)
+        for part in ('train', 'val', 'test'):
+            dataset = cfg[f'{part}_dataloader'].dataset
+            built = DATASETS.build(_without_data(dataset))
+            assert type(built).__name__ == dataset.type.split('.')[-1]
+        for part in ('val', 'test'):
+            METRICS.build(_without_data(cfg[f'{part}_evaluator']))
 
 
 def images_of(cfg: Config, model: BaseModel, num_items: Sequence[int] = (2, 3)) -> dict:
@@ -466,11 +599,18 @@ def test_detectors_leave_no_parameter_unused(name: str, integration: str) -> Non
 
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     try:
-        for frozen_stages in (-1, 1, 4):
+        for frozen_stages, freeze_rla in (
+            (-1, False),
+            (1, False),
+            (1, True),
+            (4, False),
+            (4, True),
+        ):
             cfg = load(name)
             cfg.model.backbone.update(
                 integration=integration,
                 frozen_stages=frozen_stages,
+                freeze_rla=freeze_rla,
                 base_channels=8,
                 stem_channels=8,
                 rla_channels=4,

@@ -1,9 +1,12 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from mmengine.model import PretrainedInit
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmrla.engine.weights import check_pretrained, check_weights, pretrained_cfgs
+from mmrla.engine.weights import check_weights, pretrained_cfgs, watch_pretrained
 from mmrla.errors import UserError
 from mmrla.models import RLAResNet
 
@@ -13,22 +16,27 @@ class Net(nn.Module):
 
     def __init__(self, num_classes=2, **kwargs):
         super().__init__()
-        args = dict(depth=50, rla_channels=4, base_channels=8, stem_channels=8)
-        self.backbone = RLAResNet(**{**args, 'out_indices': (0, 1, 2, 3), **kwargs})
+        self.backbone = RLAResNet(
+            **dict(dict(depth=50, rla_channels=4, base_channels=8), **kwargs)
+        )
         self.head = nn.Linear(4, num_classes)
 
 
-ECA = dict(attention=dict(type='ECALayer'))
+ECA = dict(plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')])
 
 
 @pytest.mark.parametrize('exact', [True, False])
 @pytest.mark.parametrize(
     'trained, tested, culprit',
     [
-        (dict(depth=101), {}, 'layer3.rla.norms.6.weight'),
-        ({}, dict(depth=101), 'are missing: backbone.layer3'),
-        (dict(depth=152), dict(depth=101), 'have no place: backbone.layer2'),
-        (dict(rla_channels=6), {}, 'is (6, 32, 1, 1), not (4, 32, 1, 1)'),
+        (dict(depth=101), {}, 'have no place: backbone.'),
+        ({}, dict(depth=101), 'are missing: backbone.'),
+        (dict(depth=152), dict(depth=101), 'have no place: backbone.'),
+        (
+            dict(rla_channels=6),
+            {},
+            'shapes differ: backbone.rla.0.read.0.weight is (8, 6, 1, 1), not (8, 4',
+        ),
         (dict(base_channels=16), {}, 'shapes differ'),
     ],
 )
@@ -47,6 +55,7 @@ def test_other_networks_are_refused(trained, tested, culprit, exact):
         ({}, ECA),
         (ECA, {}),
         (dict(num_classes=7), {}),
+        (dict(rla_channels=0), {}),  # a plain network's
     ],
 )
 def test_a_new_head_or_an_attention_module_may_be_trained(trained, tested):
@@ -70,17 +79,56 @@ def test_old_files_without_counters_fit():
 def test_missing_statistics_do_not_fit():
     weights = Net().state_dict()
     weights = {k: v for k, v in weights.items() if 'running_mean' not in k}
-    with pytest.raises(UserError, match='are missing: backbone.bn1.running_mean'):
+    with pytest.raises(
+        UserError, match='are missing: backbone.rla.0.norms.0.running_mean'
+    ):
         check_weights(Net(), weights, 'x.pth')
 
 
-def test_pretrained_weights_under_another_name_are_refused(tmp_path):
+def _resnet(**kwargs):
+    pytest.importorskip('mmdet')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(dict(dict(type='ResNet', depth=50), **kwargs))
+
+
+@pytest.mark.parametrize('source', ['file', 'scheme'])
+@pytest.mark.parametrize(
+    'form',
+    [
+        lambda cfg: cfg,
+        lambda cfg: [dict(type='Kaiming', layer='Conv2d'), cfg],
+        lambda cfg: dict(cfg, type=PretrainedInit),
+    ],
+)
+def test_what_upstreams_networks_load_is_judged(tmp_path, no_init, source, form):
+    """Whatever the source: when it arrives, before anything is trained."""
     path = str(tmp_path / 'x.pth')
-    torch.save(Net().state_dict(), path)
-    init_cfg = dict(type='Pretrained', checkpoint=path, prefix='encoder')
-    with pytest.raises(UserError, match="nothing under 'encoder.'"):
-        check_pretrained(Net(init_cfg=init_cfg))
-    check_pretrained(Net(init_cfg=dict(init_cfg, prefix='backbone.')))
+    torch.save(_resnet(depth=18).state_dict(), path)
+    checkpoint = path
+    if source == 'scheme':
+        checkpoint = 'judged://resnet'
+        CheckpointLoader.register_scheme(
+            'judged://', lambda *args, **kwargs: torch.load(path), force=True
+        )
+    init_cfg = form(dict(type='Pretrained', checkpoint=checkpoint))
+    wrong = _resnet(init_cfg=init_cfg)
+    watch_pretrained(wrong)
+    with pytest.raises(UserError, match='belongs to another network'):
+        wrong.init_weights()
+    right = _resnet(depth=18, init_cfg=init_cfg)
+    watch_pretrained(right)
+    right.init_weights()
+
+
+def test_a_forgotten_prefix_is_named(tmp_path, no_init):
+    path = str(tmp_path / 'x.pth')
+    weights = _resnet(depth=18).state_dict()
+    torch.save({f'backbone.{n}': w for n, w in weights.items()}, path)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    model = _resnet(depth=18, init_cfg=init_cfg)
+    watch_pretrained(model)
+    with pytest.raises(UserError, match="prefix='backbone.'"):
+        model.init_weights()
 
 
 def test_pretrained_configs_are_found_wherever_they_are():

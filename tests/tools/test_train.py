@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from mmrla.models import RLAResNet
 
 from .conftest import TOOLS, call, error_line, run, same_weights, weights
 
@@ -98,7 +101,7 @@ def test_resume_auto_without_a_checkpoint_starts_with_load_from(
         'val_dataloader=None',
         'val_evaluator=None',
     )
-    name = 'backbone.layer1.blocks.0.conv1.weight'
+    name = 'backbone.layer1.0.conv1.weight'
     ours, theirs = weights(tmp_path / 'epoch_1.pth'), weights(source)
     assert ours[name].equal(theirs[name])
 
@@ -127,11 +130,55 @@ def test_weights_of_another_backbone_are_refused(
         args = detector_config, '--work-dir', tmp_path, '--cfg-options', other, *options
         status, line = error_line(capsys, 'train', *args)
         assert status == 2
-        assert 'belongs to another network' in line
-        assert (
-            'layer1.rla.compress.0.weight is (4, 32, 1, 1), not (6, 32, 1, 1)' in line
-        )
+        assert 'rla.0.read.0.weight is (8, 4, 1, 1)' in line
+        assert '(8, 6, 1, 1)' in line
     assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_plain_resnet_starts_an_rla_detector(detector_config, tmp_path):
+    plain = RLAResNet(50, rla_channels=0, base_channels=8)
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    call(
+        'train',
+        detector_config,
+        *('--work-dir', tmp_path / 'run', '--cfg-options', 'train_cfg.max_epochs=1'),
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={tmp_path / "plain.pth"}',
+        'optim_wrapper.optimizer.lr=0.0',
+    )
+    assert '265 of 265 tensors are the plain network' in newest_log(tmp_path / 'run')
+    own = weights(tmp_path / 'run/epoch_1.pth')
+    for name, value in plain.named_parameters():
+        assert own[f'backbone.{name}'].equal(value)
+    assert not own['backbone.rla.1.read.0.weight'].any()
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(prefix=None), "prefix='backbone.' would fit"),
+        (dict(depth=101), 'convs are without weights'),
+        (dict(attention='ECA'), "unexpected keyword argument 'attention'"),
+    ],
+)
+def test_a_wrong_start_is_one_line(detector_config, tmp_path, capsys, change, message):
+    weights = RLAResNet(50, rla_channels=0, base_channels=8).state_dict()
+    named = {f'backbone.{name}': value for name, value in weights.items()}
+    torch.save(named, tmp_path / 'x.pth')
+    init_cfg = dict(type='Pretrained', prefix='backbone.')
+    init_cfg.update(checkpoint=tmp_path / 'x.pth')
+    if 'prefix' in change:
+        change = {}
+        del init_cfg['prefix']
+    options = [f'model.backbone.init_cfg.{k}={v}' for k, v in init_cfg.items()]
+    options += [f'model.backbone.{k}={v}' for k, v in change.items()]
+    args = '--work-dir', tmp_path / 'run', '--cfg-options', *options
+    status, line = error_line(capsys, 'train', detector_config, *args)
+    assert status == 2
+    assert message in line
+    if 'attention' in change:
+        assert '_delete_=True' in line
+    assert not list((tmp_path / 'run').glob('*.pth'))
 
 
 def test_debugging_brings_the_traceback_back(monkeypatch, tmp_path):

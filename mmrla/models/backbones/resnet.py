@@ -3,6 +3,7 @@
 
 from typing import Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from ..layers.plugins import apply_plugins
@@ -55,10 +56,10 @@ class RLAOverResNet(RLA):
         return x if block.downsample is None else block.downsample(x)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """ReLU(y + identity); overwrites y, as upstream does, if nothing reads it."""
+        """ReLU(y + identity); overwrites y, as upstream does, unless C1 keeps it."""
         if hasattr(block, 'drop_path'):
             y = block.drop_path(y)
-        if self.source == 'residual':
+        if self.source == 'residual' and torch.is_grad_enabled():
             return block.relu(y + identity)
         y += identity
         return block.relu(y)

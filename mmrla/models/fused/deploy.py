@@ -52,9 +52,8 @@ class _Deployed(RLA):
         block = self.layers_of_blocks[i][t]
         unit, index = self.unit_of(i, t)
         y, identity = self.branch(block, x, self.read_of(i, t, h))
-        x = self.join(block, y, identity)
-        source = dict(residual=y, output=x, identity=identity)[self.source]
-        return x, unit(index, source, h)
+        x = self.join(block, y, identity)  # does not overwrite y
+        return x, unit(index, y if self.source == 'residual' else x, h)
 
 
 class _DeployedMobileNetV2(_Deployed, RLAOverMobileNetV2):
