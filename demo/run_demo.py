@@ -48,7 +48,7 @@ from mmrla.datasets.digit_scenes import (  # noqa: E402
 from mmrla.engine.config import load_config  # noqa: E402
 from mmrla.engine.errors import one_line_errors  # noqa: E402
 from mmrla.engine.launch import environment_of  # noqa: E402
-from mmrla.errors import UserError
+from mmrla.errors import UserError  # noqa: E402
 
 CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r50-thin_fpn_1xb8-8e_digits.py'
 DATA_DIR = ROOT / 'data/digit_scenes'

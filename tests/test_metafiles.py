@@ -106,10 +106,23 @@ def test_published_scores() -> None:
             assert metrics.get(f'{names[name]} (published weights)', paper) == score
 
 
-def test_links_exist() -> None:
-    for folder in FOLDERS:
-        text = (folder / 'README.md').read_text()
-        for link in re.findall(r'\]\(([^)#]+)\)', text):
-            assert ':' in link or (folder / link).exists(), f'{folder.name}: {link}'
-        for path in re.findall(r'(?:tools|configs|docs)/[\w/.-]+\.(?:py|sh|md)', text):
-            assert (ROOT / path).is_file(), f'{folder.name}: {path}'
+def _anchors(page: Path) -> List[str]:
+    """What the headings of a page are linked by."""
+    headings = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
+    return [re.sub(r'[^\w -]', '', h).lower().replace(' ', '-') for h in headings]
+
+
+@pytest.mark.parametrize(
+    'page',
+    [ROOT / 'configs/README.md', *(f / 'README.md' for f in FOLDERS)],
+    ids=lambda page: page.parent.name,
+)
+def test_links_exist(page: Path) -> None:
+    text = page.read_text()
+    for link, anchor in re.findall(r'\]\(([^)#]*)#?([^)]*)\)', text):
+        if ':' not in link:
+            target = page.parent / link if link else page
+            assert target.exists(), link
+            assert not anchor or anchor in _anchors(target), (link, anchor)
+    for path in re.findall(r'(?:tools|configs|docs)/[\w/.-]+\.(?:py|sh|md)', text):
+        assert (ROOT / path).is_file(), path

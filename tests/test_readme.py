@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What the README shows works when pasted, and what it names exists."""
+"""What the READMEs show works when pasted, and what they name exists."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import List
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'README.md').read_text()
@@ -36,16 +37,6 @@ def test_new_detector(tmp_path: Path) -> None:
     assert [f.shape[1] for f in features] == [256] * 5
 
 
-def test_classifier(tmp_path: Path) -> None:
-    pytest.importorskip('mmpretrain')
-    cfg = _config(tmp_path, "type='ImageClassifier'")
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg.model)
-    model.eval()
-    with torch.no_grad():
-        assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
-
-
 def test_deployed_form() -> None:
     from mmrla.models import RLAResNet
 
@@ -56,6 +47,41 @@ def test_deployed_form() -> None:
     with torch.no_grad():
         expected = scope['model'].eval()(x)[0]
         torch.testing.assert_close(scope['deployed'](x)[0], expected)
+
+
+def test_inherited_config(tmp_path: Path) -> None:
+    """configs/README.md: a config of ours as the base of one elsewhere."""
+    text = (ROOT / 'configs/README.md').read_text()
+    (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    path = tmp_path / 'config.py'
+    path.write_text(block)
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    assert type(model.backbone).__name__ == 'RLAResNet'
+    assert model.roi_head.bbox_head.num_classes == 3
+
+
+@pytest.mark.parametrize('folder', ['faster_rcnn', 'mask_rcnn', 'retinanet'])
+def test_options_from_scratch(folder: str) -> None:
+    """configs/README.md: nothing that was never trained is frozen, or in eval."""
+    text = (ROOT / 'configs/README.md').read_text()
+    options = dict(
+        re.findall(r'(model\.backbone\.\w+)=(\S+)', text.split('### From scratch')[1])
+    )
+    (path,) = ROOT.glob(f'configs/{folder}/*_rla-r50_fpn_4xb2-1x_coco.py')
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(
+        {key: DictAction._parse_iterable(v) for key, v in options.items()}
+    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    assert all(param.requires_grad for param in model.parameters())
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(m.training for m in norms)
 
 
 def test_links_and_paths_exist() -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
 from mmrla import zoo
+from mmrla.models import RLA
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,14 +85,24 @@ def test_docstring_names_configs() -> None:
     assert set(names) <= set(zoo.list_configs())
 
 
-def test_page_on_new_detectors(tmp_path: Path) -> None:
-    """The page's config is the config that it names, but for the schedule."""
-    text = (ROOT / 'docs/new_detector.md').read_text()
-    (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-    path = tmp_path / 'config.py'
-    path.write_text(block)
-    cfg = Config.fromfile(path)
-    named = zoo.config_path('cascade-rcnn_rla-r50_fpn_4xb2-1x_coco')
-    assert cfg.model == Config.fromfile(named).model
+@pytest.mark.usefixtures('no_init')
+@pytest.mark.parametrize('page', ['new_detector', 'pretrained'])
+def test_pages_on_configs_of_upstream(page: str, tmp_path: Path) -> None:
+    """Their configs are upstream's, with another backbone, and build."""
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmpretrain')
+    text = (ROOT / f'docs/{page}.md').read_text()
+    blocks = re.findall(r'```python\n(_base_.*?)```', text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        path, base = tmp_path / 'config.py', tmp_path / 'base.py'
+        path.write_text(block)
+        base.write_text(block.splitlines()[0])
+        cfg, plain = Config.fromfile(path), Config.fromfile(base)
+        if cfg.default_scope == 'mmdet':  # one word
+            plain.model.backbone.type = 'RLAResNet'
+            assert cfg.model == plain.model
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            assert isinstance(MODELS.build(cfg.model).backbone, RLA)
     for link in re.findall(r'\]\(([^)#]+)\)', text):
         assert (ROOT / 'docs' / link).exists(), link

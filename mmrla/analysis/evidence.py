@@ -27,7 +27,6 @@ __all__ = [
     'draw',
     'experiment_text',
     'plot_rows',
-    'summary_text',
 ]
 
 #: Columns of :func:`plot_rows`.
@@ -159,36 +158,6 @@ def experiment_text(experiment: Experiment, lines: Sequence[Line]) -> str:
         head = ['Network', 'Against', 'Score', 'Pairs', 'Difference', '95% interval']
         text += '\n' + table([*head, 'Shown'], compared, words=3)
     return text
-
-
-def summary_text(lines: Sequence[Line]) -> str:
-    """One table over all experiments: first scores, of two seeds and more."""
-    rows = []
-    for experiment in EXPERIMENTS.values():
-        for network, score, found in _compared(experiment, lines):
-            if score is not experiment.scores[0] or found.size < 2:
-                continue
-            plain = experiment.network(str(network.plain))
-            both = [
-                [*values(lines, experiment, n, score).values()]
-                for n in (plain, network)
-            ]
-            rows.append(
-                [
-                    f'{experiment.title}: {score.label}',
-                    network.label,
-                    f'{plain.label}: {_mean(score, both[0])}',
-                    _mean(score, both[1]),
-                    str(found.size),
-                    _signed(found.mean, score.decimals),
-                    _interval(score, found),
-                    _verdict(score, found),
-                ]
-            )
-    if not rows:
-        return _NOT_RUN
-    head = ['Experiment: score', 'Network', 'Plain', 'Score', 'Seeds', 'Difference']
-    return table([*head, '95% interval', 'Shown'], rows, words=2)
 
 
 def beside_the_paper(

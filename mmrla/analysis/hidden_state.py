@@ -156,10 +156,10 @@ def record(network: nn.Module, images: Tensor) -> List[Stage]:
     convs: List[List[nn.Module]] = []
     of_x: List[Dict[int, float]] = []
     of_h: List[Dict[int, float]] = []
-    for unit, stage in zip(backbone.rla, backbone.unit_layers()):
-        stages.append(Stage(names[stage[0]], unit))
+    for unit, indices in zip(backbone.rla, backbone.unit_layers()):
+        stages.append(Stage(names[indices[0]], unit))
         handles.append(unit.register_forward_hook(_keep_update(stages[-1])))
-        blocks = [block for i in stage for block in layers[i]]
+        blocks = [block for i in indices for block in layers[i]]
         convs.append([backbone.mixing_conv(block) for block in blocks])
         of_x.append({})
         of_h.append({})

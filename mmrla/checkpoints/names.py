@@ -94,8 +94,8 @@ def _resnet(module: str, unshared: bool) -> Optional[_Found]:
     if kind == 'read':
         return (f'stages.{s}.{t}.conv1',), 'h', 1
     if unshared:
-        inside = dict(compress='conv_out', recurrent='recurrent_conv', norms='bn_rla')
-        return (f'stages.{s}.{t}.{inside[kind]}{rest}',), 'all', 0
+        own = dict(compress='conv_out', recurrent='recurrent_conv', norms='bn_rla')
+        return (f'stages.{s}.{t}.{own[kind]}{rest}',), 'all', 0
     if kind == 'norms':
         return (f'stage_bns.{s}.{t}',), 'all', 0
     stem = dict(compress='conv_outs', recurrent='recurrent_convs')[kind]

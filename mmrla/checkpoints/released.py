@@ -307,16 +307,18 @@ def _networks() -> Dict[str, Network]:
         add(f'rla_resnet{d}_se', plain, plugins=_SE)
     for d in _DEPTHS[:2]:
         config = f'rla_resnet/rla-resnext{d}-32x4d_4xb64_in1k.py'
-        for ending, plugins in (('', {}), ('_eca', _ECA), ('_se', _SE)):
-            more = dict(plugins=plugins) if plugins else {}
-            add(f'rla_resnext{d}_32x4d{ending}', config, integration='v3', **more)
+        add(f'rla_resnext{d}_32x4d', config, integration='v3')
+        for ending, plugins in (('_eca', _ECA), ('_se', _SE)):
+            name = f'rla_resnext{d}_32x4d{ending}'
+            add(name, config, integration='v3', plugins=plugins)
     for prefix, (ending, released, residual) in _ABLATIONS.items():
         config = f'ablations/rla-resnet50-{ending}_4xb64_in1k.py'
         for d in _DEPTHS[:2]:
-            options: Dict[str, Any] = dict(integration=released)
-            if d != 50:
-                options['depth'] = d
-            add(f'{prefix}_resnet{d}', config, residual, **options)
+            name = f'{prefix}_resnet{d}'
+            if d == 50:
+                add(name, config, residual, integration=released)
+            else:
+                add(name, config, residual, integration=released, depth=d)
     for d in _DEPTHS[:2]:
         # The last state passes tanh instead of ReLU.
         arch, plain = f'rlav1_resnet{d}', f'rla_resnet{d}'

@@ -76,7 +76,8 @@ def check_weights(
         )
     if not prefix and any(f'backbone.{name}' in weights for name in own):
         raise UserError(
-            f"checkpoint {path} is of a whole network: add prefix='backbone.' to init_cfg"
+            f'checkpoint {path} is of a whole network: add '
+            "prefix='backbone.' to init_cfg"
         )
     extra = [n for n in weights if n.startswith(prefix) and n not in everything]
     core = sum(name.startswith(prefix) for name in own)

@@ -4,7 +4,7 @@
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, Iterable, List, Mapping, Optional, Set, Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
@@ -45,7 +45,7 @@ def as_pretrained(init_cfg: InitCfg) -> Tuple[InitCfg, bool]:
     return (cfgs[0] if len(cfgs) == 1 else cfgs), True
 
 
-def is_pretrained(cfg: dict) -> bool:
+def is_pretrained(cfg: Mapping[str, Any]) -> bool:
     """Whether a config names PretrainedInit: as a class, by name, with a scope."""
     kind: Any = cfg.get('type')
     if isinstance(kind, str):
@@ -147,8 +147,8 @@ def _refusal(
     """Why weights are another network's, in one line."""
     if any(re.search(r'(^|\.)layer\d+\.blocks\.\d+\.', name) for name in shapes):
         return (
-            'the names are those of mmrla 0.1, which this version does not read; convert '
-            'the original file again'
+            'the names are those of mmrla 0.1, which this version does not read; '
+            'convert the original file again'
         )
     if any(re.search(r'(^|\.)stages\.\d+\.\d+\.', name) for name in shapes) and any(
         'stage_bns.' in name or 'bn_rla' in name for name in shapes
@@ -167,12 +167,9 @@ def _refusal(
             f"none of its names is this network's: the first are "
             f'{", ".join(list(shapes)[:3])}, here {", ".join(plain[:3])}'
         )
-    blocks = {_block(name) for name in own} - {None}
-    layers = {block[0] for block in blocks if block}
-    surplus = sorted(
-        {_block(name) for name in shapes if (_block(name) or ('',))[0] in layers}
-        - blocks
-    )
+    blocks = _blocks(own)
+    layers = {layer for layer, _ in blocks}
+    surplus = sorted(b for b in _blocks(shapes) - blocks if b[0] in layers)
     if surplus:
         return (
             f'it is of a deeper network: {".".join(surplus[0])} and {len(surplus) - 1} '
@@ -189,20 +186,21 @@ def _refusal(
         )
         return (
             f'it is of another network: {len(lost)} of {len(convs)} convs are without '
-            f'weights, {example}; set depth, widths and class of the backbone to those of '
-            'the file'
+            f'weights, {example}; set depth, widths and class of the backbone to '
+            'those of the file'
         )
     if any(name.startswith('rla.') for name in shapes):
         lost = [n for n in own if n.startswith('rla.') and shapes.get(n) != own[n]]
         if lost:
             return (
-                f'it has other RLA units: {lost[0]} is {shapes.get(lost[0], "missing")} '
-                f'there and {own[lost[0]]} here; set rla_channels, cell, shared and '
-                'exchange to those of the file'
+                f'it has other RLA units: {lost[0]} is '
+                f'{shapes.get(lost[0], "missing")} there and {own[lost[0]]} here; set '
+                'rla_channels, cell, shared and exchange to those of the file'
             )
     return None
 
 
-def _block(name: str) -> Optional[Tuple[str, str]]:
-    match = re.match(r'(layer\d+)\.(\d+)\.', name)
-    return (match[1], match[2]) if match else None
+def _blocks(names: Iterable[str]) -> Set[Tuple[str, str]]:
+    """(layer, index) of the blocks that names are of."""
+    found = (re.match(r'(layer\d+)\.(\d+)\.', name) for name in names)
+    return {(match[1], match[2]) for match in found if match}

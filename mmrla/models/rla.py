@@ -266,6 +266,7 @@ class RLA(BaseModule):
     #: What ends the network, behind the last block; the family's.
     finish: Callable[[Tensor], Tensor]
 
+    init_cfg: Any
     #: Integrations that the family's blocks have.
     integrations: Sequence[str] = tuple(INTEGRATIONS)
 
@@ -297,14 +298,15 @@ class RLA(BaseModule):
         self.freeze_rla = freeze_rla
         self.rla_norm_cfg = rla_norm_cfg or _learnable(self.norm_cfg, rla_channels)
         self.source = INTEGRATIONS[integration].source
-        self.rla: Optional[ModuleList] = None
+        self.rla: Any = None  # the units, a ModuleList, or None without RLA
         # Without exchange nothing but the classifier reads the state.
         if rla_channels and (exchange or self.reads_last_state):
             self.rla = self.make_units()
             self._register_first('rla')
         # mmpretrain zeroes the last norms after it has loaded, but for one form
         # of init_cfg; mmengine knows two forms.
-        self.init_cfg, self._is_pretrained = as_pretrained(self.init_cfg)
+        init_cfg, self._is_pretrained = as_pretrained(self.init_cfg)
+        self.init_cfg = init_cfg
         if self._is_pretrained:
             self.zero_init_residual = False
         self._fit: Optional[Fit] = None
@@ -370,7 +372,7 @@ class RLA(BaseModule):
     @property
     def state_channels(self) -> int:
         """Channels of what is carried from block to block."""
-        return 0 if self.rla is None else self.rla[0].state_channels
+        return self.rla[0].state_channels if self.rla else 0
 
     @property
     def layers_of_blocks(self) -> List[nn.Sequential]:

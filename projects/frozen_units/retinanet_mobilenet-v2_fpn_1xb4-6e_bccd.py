@@ -94,8 +94,12 @@ test_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json')
-test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_test.json')
+val_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json'
+)
+test_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_test.json'
+)
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -2,7 +2,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 
 from mmrla.analysis import evidence
@@ -232,18 +231,3 @@ def test_table_beside_the_paper():
     assert f'| RLA | 5.88 | {minus}0.47 | 55.0 ± 2.6 | {minus}3.0 |' in text
     # With other settings a config is not the paper's network.
     assert '| Other |  |  |  |  |  |' in text
-
-
-def test_plot_has_all_runs(monkeypatch):
-    pytest.importorskip('matplotlib')
-    monkeypatch.setattr(evidence, 'EXPERIMENTS', {'tiny': EXPERIMENT})
-    rows = evidence.plot_rows(LINES)
-    assert ('tiny', 'Plain', 'Error', 0, 60.0) in rows
-    assert len(rows) == len(LINES)
-    (ax,) = evidence.draw(LINES).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ['Plain', 'RLA']
-    drawn = [x for line in ax.lines for x in np.atleast_1d(line.get_xdata())]
-    assert {row[-1] for row in rows} <= set(drawn)
-    text = evidence.summary_text(LINES)
-    assert '| Tiny: Error | RLA | Plain: 58.0 ± 2.0 | 55.0 ± 2.6 | 3 | ' in text
-    assert evidence.summary_text([]) == 'No run is recorded yet.\n'

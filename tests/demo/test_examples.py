@@ -12,9 +12,9 @@ import pytest
 import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
+from mmrla.checkpoints.detectors import head_shapes
 
 from mmrla.checkpoints.convert import convert
-from mmrla.checkpoints.detectors import head_shapes
 from mmrla.checkpoints.files import save_file
 
 from ..tools.conftest import isolated

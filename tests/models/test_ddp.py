@@ -114,5 +114,5 @@ def test_no_parameter_is_unused_whatever_is_frozen_and_returned(case: Case) -> N
     for indices, frozen_stages in itertools.product(subsets, (-1, 0, 1, 2)):
         if 'Res' in case.type and max(indices) + 1 < case.stages:
             continue  # upstream builds stages that nothing reads
-        kwargs = dict(norm_eval=True, frozen_stages=frozen_stages) if is_rla else {}
-        two_steps(case.build(out_indices=indices, **kwargs))
+        kwargs: Any = dict(norm_eval=True, frozen_stages=frozen_stages)
+        two_steps(case.build(out_indices=indices, **(kwargs if is_rla else {})))

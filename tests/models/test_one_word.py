@@ -180,8 +180,8 @@ def test_a_detector_of_each_folder_takes_a_step(found: Found) -> None:
         cfg = Config.fromfile(path)
         for backbone in _backbones(cfg.model):
             if _name(backbone) in COVERED:
-                backbone.type = _with_word(backbone.type)
-                backbone.init_cfg = None
+                word = _with_word(backbone['type'])
+                backbone.update(type=word, init_cfg=None)
         try:
             with DefaultScope.overwrite_default_scope('mmdet'):
                 model = revert_sync_batchnorm(MODELS.build(cfg.model))

@@ -3,7 +3,7 @@
 
 Examples:
     python tools/analysis_tools/benchmark.py --set table14 --mode train
-    python tools/analysis_tools/benchmark.py --set table14 --form deployed --channels-last
+    python tools/analysis_tools/benchmark.py --set table14 --form deployed
     python tools/analysis_tools/benchmark.py CONFIG_A CONFIG_B --shape 800 1333
 """
 
@@ -201,7 +201,7 @@ def main() -> None:
         precision=args.precision,
         channels_last=args.channels_last,
         compile=args.compile,
-        deploy=args.deploy,
+        form=args.form,
         batch_size=args.batch_size,
         shape=tuple(shape),
         cpu_time=args.cpu_time,

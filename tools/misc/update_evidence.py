@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Bring docs/evidence.md, its plot and README's table up to date.
+"""Bring docs/evidence.md and its plot up to date.
 
 What they show is computed from docs/evidence.jsonl, where
 tools/misc/run_experiments.py adds a line for each run. Text outside of the marks is
@@ -21,7 +21,6 @@ from mmrla.engine.errors import one_line_errors
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs/evidence.jsonl'
 PAGE = ROOT / 'docs/evidence.md'
-README = ROOT / 'README.md'
 FIGURE = ROOT / 'docs/figures/evidence'
 #: How the marks before and after a part begin; its name follows.
 START, END = '<!-- evidence: ', '<!-- /evidence: '
@@ -50,7 +49,6 @@ def parts(lines: List[Line]) -> Dict[str, str]:
     """The generated parts by name."""
     texts = {e.name: evidence.experiment_text(e, lines) for e in EXPERIMENTS.values()}
     texts['paper'] = evidence.beside_the_paper(CIFAR10, lines, published())
-    texts['summary'] = evidence.summary_text(lines)
     return texts
 
 
@@ -71,14 +69,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     lines = read_lines(RESULTS)
     texts = parts(lines)
     stale = []
-    pages = {PAGE: [*EXPERIMENTS, 'paper'], README: ['summary']}
-    for path, names in pages.items():
-        marks = {(f'{START}{n} -->', f'{END}{n} -->'): texts[n] for n in names}
-        text = markdown.filled(path, marks)
-        if path.read_text() != text:
-            stale.append(path)
-            if not args.check:
-                path.write_text(text)
+    marks = {(f'{START}{n} -->', f'{END}{n} -->'): text for n, text in texts.items()}
+    page = markdown.filled(PAGE, marks)
+    if PAGE.read_text() != page:
+        stale.append(PAGE)
+        if not args.check:
+            PAGE.write_text(page)
     if lines and not has_plot_of(lines):
         stale.append(FIGURE.with_suffix('.png'))
         if not args.check:

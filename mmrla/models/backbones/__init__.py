@@ -16,10 +16,8 @@ from .xception import RLAXception, Xception
 
 __all__ = ['DenseNetBC', 'PreActResNet', 'RLAPreActResNet', 'RLAXception', 'Xception']
 
-_RESNETS = ('RLAResNet', 'RLAResNetV1c', 'RLAResNetV1d', 'RLAResNeXt', 'RLAMobileNetV2')
-
 if find_spec('mmpretrain'):
-    from . import mobilenet_v2_mmpretrain, resnet_mmpretrain
+    from . import mobilenet_v2_mmpretrain  # noqa: F401 - registers it
     from .resnet_mmpretrain import CIFARResNet, RLACIFARResNet, RLAResNet_CIFAR
 
     __all__ += ['CIFARResNet', 'RLACIFARResNet', 'RLAResNet_CIFAR']
@@ -34,11 +32,20 @@ if find_spec('mmdet'):
         RLAResNeXt,
     )
 
-    __all__ += [*_RESNETS, 'RLARegNet']
+    __all__ += ['RLAMobileNetV2', 'RLARegNet', 'RLAResNet', 'RLAResNeXt']
+    __all__ += ['RLAResNetV1c', 'RLAResNetV1d']
 elif find_spec('mmpretrain'):
+    # The names mean mmpretrain's networks everywhere.
     from .mobilenet_v2_mmpretrain import RLAMobileNetV2
-    from .resnet_mmpretrain import RLAResNet, RLAResNetV1c, RLAResNetV1d, RLAResNeXt
+    from .resnet_mmpretrain import (
+        RLAResNet,
+        RLAResNetV1c,
+        RLAResNetV1d,
+        RLAResNeXt,
+    )
 
-    __all__ += _RESNETS
     for _network in (RLAMobileNetV2, RLAResNet, RLAResNetV1c, RLAResNetV1d, RLAResNeXt):
         MODELS.register_module(module=_network)
+
+    __all__ += ['RLAMobileNetV2', 'RLAResNet', 'RLAResNeXt']
+    __all__ += ['RLAResNetV1c', 'RLAResNetV1d']

@@ -129,8 +129,9 @@ class DualPathBlock(PreActBlock):
         identity_channels = kwargs['identity_channels'] or kwargs['in_channels']
         self.out_channels += identity_channels - path_channels
 
-    def join(self, y: Tensor, identity: Tensor) -> Tensor:
+    def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
         """The sum of the residual paths, and the dense paths behind it."""
+        assert identity is not None  # each block has one
         r = self.path_channels
         out = (identity[:, :r] + y[:, :r], identity[:, r:], y[:, r:])
         return torch.cat(out, dim=1)

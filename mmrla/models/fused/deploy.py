@@ -116,7 +116,7 @@ class _DeployedResNet(_Deployed, RLAOverResNet):
         return x, unit(index, source, h), None
 
 
-def _conv_like(source: nn.Conv2d, weight: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
+def _conv_like(source: Any, weight: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
     """A conv like ``source``, ungrouped, with another weight (C', C, kH, kW)."""
     conv = nn.Conv2d(
         weight.shape[1],
@@ -130,7 +130,7 @@ def _conv_like(source: nn.Conv2d, weight: Tensor, bias: Optional[Tensor]) -> nn.
         dtype=weight.dtype,
     )
     conv.weight.data.copy_(weight)
-    if bias is not None:
+    if conv.bias is not None and bias is not None:
         conv.bias.data.copy_(bias)
     return conv
 
@@ -164,10 +164,10 @@ def _norm_of_sum(backbone: RLA, block: Any) -> Any:
 
 def _scale(read: nn.Module, norm: Any) -> None:
     """Let a read be added behind a norm instead of before it."""
-    if not isinstance(norm, _BatchNorm):
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
         return
     conv = [m for m in read.modules() if isinstance(m, nn.Conv2d)][-1]
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     conv.weight.mul_(scale[:, None, None, None])
 
 

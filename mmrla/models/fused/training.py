@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ..backbones.mobilenet_v2 import RLAOverMobileNetV2, convs_of
+from ..backbones.mobilenet_v2 import RLAOverMobileNetV2
 from ..backbones.resnet import RLAOverResNet
 from ..layers.attention import ChannelAttention
 from ..layers.plugins import apply_plugins

@@ -1,14 +1,14 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Plugins in the blocks of networks that have none, as mmdet's ResNet has them."""
 
-from typing import List, Optional, Sequence
+from typing import Any, Iterable, List, Optional, Sequence
 
 from mmcv.cnn import build_plugin_layer
 from torch import Tensor, nn
 
 
 def add_plugins(
-    layers: Sequence[nn.Sequential],
+    layers: Sequence[Iterable[nn.Module]],
     channels: Sequence[Sequence[int]],
     plugins: Optional[Sequence[dict]],
 ) -> None:
@@ -34,7 +34,8 @@ def add_plugins(
                 f'{len(layers)} layers'
             )
         for layer, widths, has_it in zip(layers, channels, stages):
-            for block, width in zip(layer if has_it else (), widths):
+            blocks: Iterable[Any] = layer if has_it else ()
+            for block, width in zip(blocks, widths):
                 cfg = dict(plugin['cfg'])
                 name, module = build_plugin_layer(
                     cfg, postfix=cfg.pop('postfix', ''), in_channels=width

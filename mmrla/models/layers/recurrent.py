@@ -25,7 +25,7 @@ class ConvLSTMCell(nn.Module):
         self.gates = nn.Conv2d(2 * channels, 4 * channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
-        """Next state of the input x, (N, k, H, W); a state is h and c, (N, 2k, H, W)."""
+        """Next state, h and c side by side (N, 2k, H, W), of x, (N, k, H, W)."""
         h, c = state.chunk(2, dim=1)
         h = torch.zeros_like(x) + h  # h_0 may come as zeros of shape (N, k, 1, 1)
         i, f, o, g = self.gates(torch.cat((x, h), dim=1)).chunk(4, dim=1)

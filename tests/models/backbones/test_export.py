@@ -178,7 +178,7 @@ def _classifier(case: Case) -> nn.Module:
     pytest.importorskip('mmpretrain')
     hidden = case.rla_channels
     backbone = dict(type=case.type, out_indices=(case.last,), **case.kwargs)
-    neck = dict(type='GlobalAveragePooling')
+    neck: Dict[str, Any] = dict(type='GlobalAveragePooling')
     if hidden:
         backbone['return_hidden'] = True
         neck = dict(type='RLANeck', rla_channels=hidden)

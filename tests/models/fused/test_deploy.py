@@ -13,7 +13,6 @@ from mmrla.analysis.networks import build
 from mmrla.engine.config import load_config
 from mmrla.models import (
     DenseNetBC,
-    RLANeck,
     RLAPreActResNet,
     RLAResNet,
     RLAXception,
