@@ -313,6 +313,28 @@ class ReleasedFiles:
         )
         return path
 
+    def save_detector(self, detector: str, path: Path, classes: int = 80) -> Path:
+        """Write a file as MMDetection 2 did: released backbone, mmdet's own heads."""
+        from mmrla.checkpoints.convert import build_model, network_config
+        from mmrla.checkpoints.released import find_network
+
+        cfg = network_config(find_network('rla_resnet50'), detector)
+        cfg.model.backbone.init_cfg = None
+        for part in (cfg.model, cfg.model.get('roi_head', {})):
+            for head in ('bbox_head', 'mask_head'):
+                if head in part:
+                    part[head].num_classes = classes
+        weights = {
+            f'backbone.{name}': value
+            for name, value in self.weights('rla_resnet50').items()
+            if not name.startswith('fc.')
+        }
+        for name, value in build_model(cfg).state_dict().items():
+            if not name.startswith('backbone.'):
+                weights[name] = self.tensor(name, list(value.shape))
+        torch.save(dict(meta=dict(epoch=12), state_dict=weights), path)
+        return path
+
     def images(self, name: str) -> torch.Tensor:
         """The input of a golden output."""
         rng = np.random.RandomState(0)

@@ -210,14 +210,23 @@ def test_import_refuses(tmp_path):
     assert 'VersionConflictError' in done.stderr.strip().splitlines()[-1]
 
 
-def test_import_needs_neither_mmdet_nor_mmpretrain():
-    done = run("""
-import sys
-sys.modules['mmdet'] = sys.modules['mmpretrain'] = None  # an import would raise
+@pytest.mark.parametrize(
+    'missing, there', [('mmdet', 'mmpretrain'), ('mmpretrain', 'mmdet')]
+)
+def test_one_of_mmdet_and_mmpretrain_is_enough(missing, there):
+    """The name means the network of the one that is there."""
+    done = run(f"""
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda n, *a: None if n == {missing!r} else find_spec(n, *a)
+sys.modules[{missing!r}] = None  # an import would raise
 import mmrla
 from mmengine.registry import MODELS
-assert 'RLAResNet' in MODELS.module_dict
-assert MODELS.build(dict(type='mmrla.RLAResNet', depth=50)) is not None
+from mmrla.models import RLAResNet
+for name in ('RLAResNet', 'mmrla.RLAResNet'):
+    model = MODELS.build(dict(type=name, depth=50))
+    assert type(model) is RLAResNet
+    assert any(c.__module__.startswith({there!r} + '.') for c in type(model).__mro__)
 """)
     assert done.returncode == 0, done.stderr
 
@@ -248,7 +257,7 @@ def loading():
         {k: v for k, v in os.environ.items() if 'TORCH' in k},
     )
 before = loading()
-import mmrla, mmrla.deploy, mmrla.zoo
+import mmrla, mmrla.models.fused, mmrla.zoo
 from mmrla import checkpoints, engine
 from mmrla.checkpoints import convert, files
 from mmrla.engine import checkpoint_io, resume, weights

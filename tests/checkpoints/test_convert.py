@@ -19,7 +19,7 @@ from mmrla.checkpoints.convert import (
 )
 from mmrla.checkpoints.files import CheckpointError
 from mmrla.checkpoints.names import released_names
-from mmrla.checkpoints.released import NETWORKS, PUBLISHED, TOLERANCE, find_network
+from mmrla.checkpoints.released import NETWORKS, PUBLISHED, TOLERANCE
 from mmrla.checkpoints.verify import build as build_network
 from mmrla.checkpoints.verify import verify
 
@@ -129,38 +129,12 @@ def test_unknown_arch_in_the_file_is_noted(released: Any, tmp_path: Path) -> Non
 # Detectors
 
 
-def _detection_file(
-    released: Any, path: Path, detector: str, classes: int = 80
-) -> Path:
-    """A file as MMDetection 2 saved it: released backbone, mmdet's own heads."""
-    cfg = network_config(find_network('rla_resnet50'), detector)
-    cfg.model.backbone.init_cfg = None
-    if 'roi_head' in cfg.model:
-        for head in ('bbox_head', 'mask_head'):
-            if head in cfg.model.roi_head:
-                cfg.model.roi_head[head].num_classes = classes
-    else:
-        cfg.model.bbox_head.num_classes = classes
-    heads = {
-        name: torch.full_like(value, 0.01)
-        for name, value in build_model(cfg).state_dict().items()
-        if not name.startswith('backbone.')
-    }
-    backbone = {
-        f'backbone.{name}': value
-        for name, value in released.weights('rla_resnet50').items()
-        if not name.startswith('fc.')
-    }
-    torch.save(dict(meta=dict(epoch=12), state_dict={**backbone, **heads}), path)
-    return path
-
-
 @pytest.mark.parametrize('detector', ['faster_rcnn', 'mask_rcnn', 'retinanet'])
 def test_detection_files(
     released: Any, tmp_path: Path, detector: str, no_init: None
 ) -> None:
     published = next(p for p in PUBLISHED if p.detector == detector)
-    path = _detection_file(released, tmp_path / f'{published.name}.pth', detector)
+    path = released.save_detector(detector, tmp_path / f'{published.name}.pth')
     converted = convert(path)
     assert converted.detector == detector
     assert converted.published == published
@@ -179,7 +153,7 @@ def test_detection_files(
 def test_detector_of_other_classes(
     released: Any, tmp_path: Path, no_init: None
 ) -> None:
-    path = _detection_file(released, tmp_path / 'x.pth', 'faster_rcnn', classes=3)
+    path = released.save_detector('faster_rcnn', tmp_path / 'x.pth', classes=3)
     converted = convert(path)
     assert converted.published is None
     cfg = Config.fromstring(converted.checkpoint['meta']['cfg'], '.py')

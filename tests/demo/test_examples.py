@@ -12,7 +12,6 @@ import pytest
 import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
-from mmrla.checkpoints.detectors import head_shapes
 
 from mmrla.checkpoints.convert import convert
 from mmrla.checkpoints.files import save_file
@@ -64,11 +63,8 @@ def classifier(released, tmp_path_factory):
 def detector(released, tmp_path_factory):
     """A Mask R-CNN that is sure of many things."""
     folder = tmp_path_factory.mktemp('detector')
-    weights = {f'backbone.{n}': v for n, v in released.weights('rla_resnet50').items()}
-    shapes = head_shapes('mask_rcnn', 80, (256, 512, 1024, 2048))
-    weights.update({n: released.tensor(n, list(s)) for n, s in shapes.items()})
-    torch.save(dict(meta={}, state_dict=weights), folder / 'released.pth')
-    checkpoint = convert(folder / 'released.pth').checkpoint
+    path = released.save_detector('mask_rcnn', folder / 'released.pth')
+    checkpoint = convert(path).checkpoint
     # For a test: small images, and few of the many things that it is sure of.
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
     (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize')
@@ -153,9 +149,11 @@ def test_features_of_a_classifier(classifier, photos, tmp_path):
             'stage0': (16, 112, 112),
             'stage1': (24, 56, 56),
             'stage2': (32, 28, 28),
-            'stage3': (96, 14, 14),
-            'stage4': (320, 7, 7),
-            'hidden': (32, 7, 7),
+            'stage3': (64, 14, 14),
+            'stage4': (96, 14, 14),
+            'stage5': (160, 7, 7),
+            'stage6': (320, 7, 7),
+            'stage7': (1280, 7, 7),
             'vector': (1280,),
         }
     assert (tmp_path / 'b.npz').is_file()

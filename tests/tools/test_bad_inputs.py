@@ -154,7 +154,7 @@ TRAIN = {
 VALUES = {
     'depth that there is not': Refused(
         ['{config}', OPTIONS, 'model.backbone.depth=51'],
-        'depth=51 is not one of 50, 101, 152',
+        'invalid depth 51',
     ),
     'argument that there is not': Refused(
         ['{config}', OPTIONS, 'model.backbone.dept=50'], "argument 'dept'"

@@ -138,7 +138,7 @@ def test_cam_of_classifiers(capsys, tmp_path, classified, classifier_config):
     call('analysis_tools/visualize_cam', image, *pair, *pair, '--out', stem)
     assert drawn(stem)
     # The main network's last norm, not the RLA unit's.
-    assert capsys.readouterr().out.count('at backbone.layer4.blocks.2.bn3') == 2
+    assert capsys.readouterr().out.count('at backbone.layer4.2.bn3') == 2
     rows = read(tmp_path / 'cam.csv')
     values = [float(row['mean_of_8x8']) for row in rows]
     assert len(rows) == 2 * 8 * 8
@@ -154,7 +154,7 @@ def test_cam_of_detectors(capsys, tmp_path, trained, detector_config, tiny_coco)
     call('analysis_tools/visualize_cam', image, *pair, *options)
     assert drawn(stem)
     out = capsys.readouterr().out
-    assert 'objects found, at backbone.layer1.blocks.2.bn3, backbone.layer2' in out
+    assert 'objects found, at backbone.layer1.2.bn3, backbone.layer2' in out
 
 
 def test_cam_errors(capsys, tmp_path, trained, detector_config, tiny_coco):
