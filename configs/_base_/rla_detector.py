@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'rla.py'
+custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
 
 # A detector's backbone with the weights that configs/rla_resnet trains. They were
 # pretrained with RLA: units are frozen with their stages, their norms stay in eval.

@@ -1,6 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Reading checkpoints without running their code, writing them whole."""
 
+import errno
 import os
 import os.path as osp
 import pickle
@@ -296,9 +297,15 @@ class AtomicBackend(LocalBackend):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a renaming to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Bring a renaming to the disk, where folders can be brought there."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network mounts
+            raise
     finally:
         os.close(descriptor)

@@ -25,7 +25,5 @@ class ChoosingRLAMobileNetV2(RLAMobileNetV2):
     def train(self, mode: bool = True) -> 'ChoosingRLAMobileNetV2':
         """Set the mode, with norms of the units as asked for."""
         super().train(mode)
-        for name, module in self.rla.named_modules():
-            if 'norm' in name:
-                module.train(mode and not self.eval_units)
+        self.rla.train(mode and not self.eval_units)
         return self

@@ -183,7 +183,7 @@ def test_configs_of_an_experiment_differ_in_their_networks_only(name):
         assert iterations(experiment, cfg) > 0
         assert '/elsewhere' in str(cfg.train_dataloader)
         content = cfg.to_dict()
-        for key in ('model', 'custom_imports', 'channels'):
+        for key in ('model', 'custom_imports', 'channels', 'rla_resnet50'):
             content.pop(key, None)
         rest.append(json.dumps(content, sort_keys=True, default=str))
         if network.plain:
