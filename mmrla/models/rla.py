@@ -417,11 +417,9 @@ class RLA(BaseModule):
             return self.join(block, *self.branch(block, x, None)), h
         unit, t = self.unit_of(i, t)
         y, identity = self.branch(block, x, unit.read_of(t, h))
-        if self.source == 'residual':
-            h = unit(t, y, h)  # before the sum, which may overwrite y
-            return self.join(block, y, identity), h
         x = self.join(block, y, identity)
-        return x, unit(t, x if self.source == 'output' else identity, h)
+        source = dict(residual=y, output=x, identity=identity)[self.source]
+        return x, unit(t, source, h)
 
     def unit_of(self, i: int, t: int) -> Tuple[RLAUnit, int]:
         """The unit of block t of layer i, and the block's index in its stage."""

@@ -3,7 +3,6 @@
 
 from typing import Optional, Tuple
 
-import torch
 from torch import Tensor, nn
 
 from ..layers.plugins import apply_plugins
@@ -56,10 +55,10 @@ class RLAOverResNet(RLA):
         return x if block.downsample is None else block.downsample(x)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """ReLU(y + identity); overwrites y, as upstream does, unless C1 keeps it."""
+        """ReLU(y + identity); overwrites y, as upstream does, unless C1 reads it."""
         if hasattr(block, 'drop_path'):
             y = block.drop_path(y)
-        if self.source == 'residual' and torch.is_grad_enabled():
+        if self.source == 'residual':
             return block.relu(y + identity)
         y += identity
         return block.relu(y)
