@@ -1,18 +1,24 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """RLA-MobileNetV2: counts, the network written out, and both libraries' forms."""
 
+import runpy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
+from PIL import Image
 
 from mmrla.models.backbones.mobilenet_v2 import convs_of
 
 from .written_out import norm, norms, randomise, recurrence
 
 pytest.importorskip('mmpretrain')
+REPO = Path(__file__).parents[3]
 
 
 def _build(library: str = 'mmpretrain', **kwargs: Any) -> Any:
@@ -94,3 +100,36 @@ def test_layers_of_one_resolution_share_a_unit() -> None:
 def test_wrong_arguments_name_the_allowed_ones(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _build(**kwargs)
+
+
+def test_real_weights_classify_photographs(tmp_path: Path) -> None:
+    """ImageNet's, from the plain network's checkpoint: the same five classes."""
+    data = REPO.parent / 'shared/data'
+    if not (data / 'mobilenet_v2_imagenet.npz').is_file():
+        pytest.skip('needs the weights in ../shared/data')
+    script = runpy.run_path(str(REPO / 'projects/frozen_units/make_mobilenet_v2.py'))
+    with np.load(data / 'mobilenet_v2_imagenet.npz') as archive:
+        weights = script['plain_weights'](archive)
+    torch.save(dict(state_dict=weights), tmp_path / 'plain.pth')
+    labels = (data / 'mobilenet_v2_labels.txt').read_text().splitlines()
+    expected = dict(cat='Egyptian cat', dragonfly='dragonfly', hot_dog='hotdog')
+    expected.update(bird='chickadee', dog='soft-coated wheaten terrier')
+    for name in ('MobileNetV2', 'RLAMobileNetV2'):
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(
+                dict(
+                    type='ImageClassifier',
+                    backbone=dict(type=name),
+                    neck=dict(type='GlobalAveragePooling'),
+                    head=dict(type='LinearClsHead', num_classes=1001, in_channels=1280),
+                )
+            )
+        load_checkpoint(model, str(tmp_path / 'plain.pth'))
+        model.eval()
+        for photo, label in expected.items():
+            image = Image.open(data / f'photos/{photo}.jpg').convert('RGB')
+            pixels = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
+            x = torch.from_numpy((pixels.astype(np.float32) - 128) / 128)
+            with torch.no_grad():
+                scores = model(x.permute(2, 0, 1)[None])
+            assert labels[int(scores.argmax())].split(',')[0] == label
