@@ -1,22 +1,4 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'mobilenet-v2_2xb48_in1k.py'
+_base_ = '../rla_mobilenet_v2/rla-eca-mobilenet-v2_2xb48_in1k.py'
 
-model = dict(
-    backbone=dict(
-        type='RLAMobileNetV2',
-        rla_channels=0,
-        # ECA's kernel is 1 where a layer has fewer than 96 channels, else 3.
-        plugins=[
-            dict(
-                cfg=dict(type='ECALayer', kernel_size=1),
-                stages=(True, True, True, True, False, False, False),
-                position='after_conv3',
-            ),
-            dict(
-                cfg=dict(type='ECALayer', kernel_size=3),
-                stages=(False, False, False, False, True, True, True),
-                position='after_conv3',
-            ),
-        ],
-    )
-)
+model = dict(backbone=dict(rla_channels=0))

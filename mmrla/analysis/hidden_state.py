@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.rla import RLA, RLAUnit
+from ..models.rla import RLA, RLAUnit, last_conv
 from . import plots
 
 __all__ = [
@@ -114,7 +114,7 @@ def _reading(stage: Stage, t: int, conv: Any, of_x: float, of_h: float) -> Readi
     """What block t reads, given the energies of both parts of its conv's output."""
     assert stage.unit.read is not None
     read = stage.unit.read[t]
-    weight = [m for m in read.modules() if isinstance(m, nn.Conv2d)][-1].weight
+    weight = last_conv(read).weight
     k = stage.unit.rla_channels
     weights = _energy(weight) / (_energy(weight) + _energy(conv.weight))
     output = of_h / (of_h + of_x) if of_h else 0.0

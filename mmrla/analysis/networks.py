@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
@@ -96,19 +96,18 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
     return 224, 224
 
 
-def build(cfg: Config, model_cfg: Optional[ConfigDict] = None) -> nn.Module:
+def build(cfg: Config) -> nn.Module:
     """The network of a config, in eval mode, without its pretrained weights.
 
     Args:
         cfg: The config of an experiment.
-        model_cfg: What to build, ``cfg.model`` by default.
 
     Raises:
         UserError: If it cannot be built; the message names the config.
     """
     scope = cfg.get('default_scope') or 'mmengine'
     with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(copy.deepcopy(model_cfg or cfg.model))
+        model = MODELS.build(copy.deepcopy(cfg.model))
     # SyncBN needs a GPU and a process group.
     return revert_sync_batchnorm(model).eval()
 

@@ -406,9 +406,7 @@ def export(checkpoint: Mapping[str, Any]) -> Exported:
         raise CheckpointError(
             'the released code has no such network: neither a ResNet nor MobileNetV2'
         )
-    full = weights.get('backbone.rla.0.recurrent.0.weight')
-    is_full = full is not None and full.shape[1] > 1
-    released = to_released(weights, full=is_full)
+    released = to_released(weights)
     meta = checkpoint.get('meta') or {}
     if 'released' in meta:
         record = meta['released']

@@ -227,14 +227,15 @@ def _full_names(name: str, released: Mapping[str, Tensor]) -> str:
     return other if name not in released and other in released else name
 
 
-def to_released(weights: Mapping[str, Tensor], full: bool = False) -> Dict[str, Tensor]:
+def to_released(weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     """Weights under the released names, the inverse of :func:`to_ours`.
 
     Args:
         weights: Weights under our names; wiring records are left out.
-        full: Whether a MobileNetV2's tied C3 is a full conv.
     """
     places = released_names(list(weights))
+    c3 = weights.get('backbone.rla.0.recurrent.0.weight')
+    full = c3 is not None and c3.shape[1] > 1  # a tied C3 is called by its kind
     released: Dict[str, Tensor] = {}
     for name, value in weights.items():
         if name.endswith('.wiring'):

@@ -7,10 +7,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..engine.weights import check_weights
+from .convert import build_model
 from .files import CheckpointError, PathLike
 
 #: What is said of a norm that has its initial statistics.
@@ -78,8 +78,7 @@ def build(
     cfg.model.backbone.init_cfg = None
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     weights = checkpoint['state_dict']
     check_weights(model, weights, str(path))
     model.load_state_dict(weights, strict=True)

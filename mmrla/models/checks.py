@@ -24,3 +24,10 @@ def check_positive(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f'{name}={value!r} is not a positive int')
+
+
+def check_odd(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is an odd int of at least 1."""
+    check_positive(name, value)
+    if value % 2 == 0:
+        raise ValueError(f'{name}={value} is not odd')

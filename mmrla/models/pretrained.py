@@ -11,6 +11,8 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
+from .layers.plugins import plugin_names
+
 InitCfg = Union[None, dict, List[dict]]
 
 #: Of the convs of the plain network, which part may be without weights: a first conv
@@ -128,12 +130,12 @@ def check_fit(backbone: nn.Module, given: Mapping[str, Tensor]) -> Fit:
 
 def _optional(backbone: nn.Module) -> Set[str]:
     """What the weights of a plain network do not have: plugins, offsets of DCN."""
-    names = {'\0'}
+    names: Set[str] = set()
     for prefix, module in backbone.named_modules():
         if hasattr(module, 'conv_offset'):
             names.add(f'{prefix}.conv_offset.')
         for position in (1, 2, 3):
-            for plugin in getattr(module, f'after_conv{position}_plugin_names', ()):
+            for plugin in plugin_names(module, position):
                 names.add(f'{prefix}.{plugin}.')
     return names
 

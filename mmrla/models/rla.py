@@ -65,6 +65,11 @@ INTEGRATIONS: Dict[str, Integration] = {
 }
 
 
+def last_conv(read: nn.Module) -> nn.Conv2d:
+    """The conv that ends a read of h: the read is linear in its weight."""
+    return [m for m in read.modules() if isinstance(m, nn.Conv2d)][-1]
+
+
 class RLAUnit(WiringRecord):
     """The RLA unit of one stage: C1, BN_t and C3, and the reads of its blocks.
 
@@ -209,8 +214,7 @@ class RLAUnit(WiringRecord):
     def start_from_plain(self) -> None:
         """Make the last conv of each read zero: blocks compute what they did."""
         for read in [*(self.read or ()), *([self.last] if self.last else [])]:
-            convs = [m for m in read.modules() if isinstance(m, nn.Conv2d)]
-            nn.init.zeros_(convs[-1].weight)
+            nn.init.zeros_(last_conv(read).weight)
 
     def _load_from_state_dict(
         self, state_dict: Dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -379,6 +383,10 @@ class RLA(BaseModule):
         """The layers of blocks, in order."""
         return [getattr(self, name) for name in self.layer_names()]
 
+    def block_of(self, i: int, t: int) -> nn.Module:
+        """Block t of layer i."""
+        return getattr(self, self.layer_names()[i])[t]
+
     def make_units(self, **kwargs: Any) -> ModuleList:
         """The units, one a stage.
 
@@ -412,7 +420,7 @@ class RLA(BaseModule):
 
     def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
         """x_t and h_t of x_{t-1} and h_{t-1}: block t of layer i, and its unit."""
-        block = self.layers_of_blocks[i][t]
+        block = self.block_of(i, t)
         if self.rla is None:
             return self.join(block, *self.branch(block, x, None)), h
         unit, t = self.unit_of(i, t)

@@ -15,7 +15,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.plugins import add_plugins
+from ..layers.plugins import add_layer_plugins
 from .resnet import RLAOverResNet
 
 
@@ -53,12 +53,8 @@ class _WithPlugins(RLAOverResNet):
         kwargs['out_channels'] += extra
         kwargs['in_channels'] += extra if i else 0
         layer = super().make_res_layer(**kwargs)
-        plugins = [
-            {k: v for k, v in plugin.items() if k != 'stages'}
-            for plugin in self._plugins or ()
-            if plugin.get('stages') is None or plugin['stages'][i]
-        ]
-        add_plugins([layer], [[block.out_channels for block in layer]], plugins)
+        widths = [block.out_channels for block in layer]
+        add_layer_plugins(i, self.num_stages, layer, widths, self._plugins)
         return layer
 
 

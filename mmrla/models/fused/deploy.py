@@ -28,7 +28,8 @@ from ..backbones.mobilenet_v2 import RLAOverMobileNetV2, convs_of
 from ..backbones.preact_resnet import PreActResNet
 from ..backbones.resnet import RLAOverResNet
 from ..backbones.xception import Xception
-from ..rla import RLA
+from ..layers.plugins import plugin_names
+from ..rla import RLA, last_conv
 
 #: Networks whose norms do not follow the conv that is registered before them.
 _PRE_ACTIVATED = (DenseNetBC, PreActResNet)
@@ -49,7 +50,7 @@ class _Deployed(RLA):
 
     def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
         """As :meth:`mmrla.models.RLA.step`."""
-        block = self.layers_of_blocks[i][t]
+        block = self.block_of(i, t)
         unit, index = self.unit_of(i, t)
         y, identity = self.branch(block, x, self.read_of(i, t, h))
         x = self.join(block, y, identity)  # does not overwrite y
@@ -84,7 +85,7 @@ class _DeployedResNet(_Deployed, RLAOverResNet):
         self, i: int, t: int, x: Tensor, h: Tensor, first: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
         """x, the state, and the next block's first conv of x if it is known."""
-        block = self.layers_of_blocks[i][t]
+        block = self.block_of(i, t)
         unit, index = self.unit_of(i, t)
         read = self.read_of(i, t, h)
         if first is None:
@@ -99,11 +100,8 @@ class _DeployedResNet(_Deployed, RLAOverResNet):
             return block.relu(_add(y, identity)), h, None
         if self.source == 'residual':
             of_z = unit.of_z[index]
-            source = z if isinstance(of_z, nn.Conv2d) else y
-            if source is z:
-                update = of_z(z)
-            else:
-                update = unit.compress_of(index)(y)
+            joined = isinstance(of_z, nn.Conv2d)
+            update = of_z(z) if joined else unit.compress_of(index)(y)
             x = block.relu(_add(y, identity))
             return x, unit.advance(index, update, h), None
         x = block.relu(_add(y, identity) if self.source == 'output' else y + identity)
@@ -166,9 +164,8 @@ def _scale(read: nn.Module, norm: Any) -> None:
     """Let a read be added behind a norm instead of before it."""
     if not isinstance(norm, _BatchNorm) or norm.running_var is None:
         return
-    conv = [m for m in read.modules() if isinstance(m, nn.Conv2d)][-1]
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    conv.weight.mul_(scale[:, None, None, None])
+    last_conv(read).weight.mul_(scale[:, None, None, None])
 
 
 def _scale_reads(backbone: Any) -> None:
@@ -200,7 +197,7 @@ def _fold_norms(model: nn.Module) -> None:
         setattr(parent, name, child)
 
 
-def _is_product(conv: nn.Module) -> bool:
+def is_product(conv: nn.Module) -> bool:
     """Whether a module is a 1x1 conv of stride 1."""
     return (
         type(conv) is nn.Conv2d
@@ -224,13 +221,12 @@ def _join_compress(backbone: Any) -> None:
             compress = unit.compress_of(t)
             last = getattr(block, 'conv3', block.conv2)
             norm = block.norm3 if hasattr(block, 'conv3') else block.norm2
-            plugged = getattr(block, 'after_conv3_plugin_names', [])
-            folded = isinstance(norm, nn.Identity) and not plugged
-            if backbone.source == 'residual' and folded and _is_product(last):
+            folded = isinstance(norm, nn.Identity) and not plugin_names(block, 3)
+            if backbone.source == 'residual' and folded and is_product(last):
                 of_z[-1] = _product(compress, last)
             following = layer[t + 1] if t + 1 < len(layer) else None
             if backbone.source == 'output' and following is not None:
-                if _is_product(following.conv1):
+                if is_product(following.conv1):
                     joint[-1] = _stack(following.conv1, compress)
         unit.of_z, unit.joint = nn.ModuleList(of_z), nn.ModuleList(joint)
 
@@ -240,7 +236,7 @@ def _fold_zero_state(backbone: Any) -> None:
     unit, _ = backbone.unit_of(0, 0)
     if unit.read is None or not isinstance(backbone, RLAOverMobileNetV2):
         return
-    conv = convs_of(backbone.layers_of_blocks[0][0])[-1].conv
+    conv = convs_of(backbone.block_of(0, 0))[-1].conv
     constant = unit.read[0](conv.weight.new_zeros(1, unit.rla_channels, 1, 1))
     conv.bias = nn.Parameter(_bias(conv) + constant.flatten())
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ..backbones.mobilenet_v2 import RLAOverMobileNetV2
 from ..backbones.resnet import RLAOverResNet
 from ..layers.attention import ChannelAttention
-from ..layers.plugins import apply_plugins
+from ..layers.plugins import apply_plugins, plugin_names
 from ..rla import RLA
+from .deploy import is_product
 
 #: Pixels (of all images) for each channel of z from which on products of weights,
 #: C1 W and W^T W, cost less than the passes over maps that they save.
@@ -135,21 +136,11 @@ def _compress_scaled(
     return update + offset[:, :, None, None]
 
 
-def _is_product(conv: nn.Module) -> bool:
-    """Whether a module is a 1x1 conv without bias."""
-    return (
-        type(conv) is nn.Conv2d
-        and conv.groups == 1
-        and conv.kernel_size == conv.stride == (1, 1)
-        and conv.padding == (0, 0)
-        and conv.bias is None
-    )
-
-
 def _fits(conv: nn.Module, norm: nn.Module) -> bool:
     """Whether a conv widens and its norm is a batch norm with statistics."""
     return (
-        _is_product(conv)
+        is_product(conv)
+        and conv.bias is None
         and conv.out_channels >= 2 * conv.in_channels
         and type(norm) is nn.BatchNorm2d
         and norm.affine
@@ -228,7 +219,7 @@ class _FusedResNet(RLAOverResNet):
         """As :meth:`mmrla.models.RLA.step`."""
         if self.rla is None:
             return super().step(i, t, x, h)
-        block = self.layers_of_blocks[i][t]
+        block = self.block_of(i, t)
         unit, index = self.unit_of(i, t)
         attention = _attention(block)
         if (
@@ -267,8 +258,7 @@ class _FusedResNet(RLAOverResNet):
 
 def _attention(block: nn.Module) -> List[nn.Module]:
     """What stands behind a block's last norm."""
-    names = getattr(block, 'after_conv3_plugin_names', [])
-    return [getattr(block, name) for name in names]
+    return [getattr(block, name) for name in plugin_names(block, 3)]
 
 
 class _FusedMobileNetV2(RLAOverMobileNetV2):

@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..checks import check_positive
+from ..checks import check_odd, check_positive
 
 
 class ChannelAttention(BaseModule):
@@ -84,9 +84,7 @@ class ECALayer(ChannelAttention):
         check_positive('in_channels', in_channels)
         if kernel_size is None:
             kernel_size = int((math.log2(in_channels) + 1) / 2) | 1
-        check_positive('kernel_size', kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size={kernel_size} is not odd')
+        check_odd('kernel_size', kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def scale(self, x: Tensor) -> Tensor:
@@ -110,8 +108,6 @@ class CBAM(BaseModule):
 
     _abbr_ = 'cbam'
 
-    _abbr_ = 'cbam'
-
     def __init__(
         self,
         in_channels: int,
@@ -122,9 +118,7 @@ class CBAM(BaseModule):
         super().__init__(init_cfg)
         check_positive('in_channels', in_channels)
         check_positive('ratio', ratio)
-        check_positive('kernel_size', kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size={kernel_size} is not odd')
+        check_odd('kernel_size', kernel_size)
         hidden = max(in_channels // ratio, 1)
         self.fc1 = nn.Linear(in_channels, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, in_channels, bias=False)

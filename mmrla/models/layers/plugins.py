@@ -23,31 +23,45 @@ def add_plugins(
     Raises:
         ValueError: For another position, or a wrong number of ``stages``.
     """
+    for i, (layer, widths) in enumerate(zip(layers, channels)):
+        add_layer_plugins(i, len(layers), layer, widths, plugins)
+
+
+def add_layer_plugins(
+    i: int,
+    num_layers: int,
+    layer: Iterable[Any],
+    channels: Sequence[int],
+    plugins: Optional[Sequence[dict]],
+) -> None:
+    """:func:`add_plugins` for layer i (from 0) of ``num_layers``."""
     for plugin in plugins or ():
         position = plugin.get('position', 'after_conv3')
-        stages = plugin.get('stages') or [True] * len(layers)
+        stages = plugin.get('stages') or [True] * num_layers
         if position != 'after_conv3':
             raise ValueError(f"position={position!r}: only 'after_conv3' is possible")
-        if len(stages) < len(layers):
+        if len(stages) < num_layers:
             raise ValueError(
                 f'stages={tuple(stages)!r} needs one entry for each of the '
-                f'{len(layers)} layers'
+                f'{num_layers} layers'
             )
-        for layer, widths, has_it in zip(layers, channels, stages):
-            blocks: Iterable[Any] = layer if has_it else ()
-            for block, width in zip(blocks, widths):
-                cfg = dict(plugin['cfg'])
-                name, module = build_plugin_layer(
-                    cfg, postfix=cfg.pop('postfix', ''), in_channels=width
-                )
-                block.add_module(name, module)
-                names = getattr(block, 'after_conv3_plugin_names', [])
-                block.after_conv3_plugin_names = [*names, name]
+        for block, width in zip(layer if stages[i] else (), channels):
+            cfg = dict(plugin['cfg'])
+            name, module = build_plugin_layer(
+                cfg, postfix=cfg.pop('postfix', ''), in_channels=width
+            )
+            block.add_module(name, module)
+            names = plugin_names(block, 3)
+            block.after_conv3_plugin_names = [*names, name]
+
+
+def plugin_names(block: nn.Module, position: int) -> List[str]:
+    """Names of the plugins of a block behind conv 1, 2 or 3."""
+    return getattr(block, f'after_conv{position}_plugin_names', [])
 
 
 def apply_plugins(block: nn.Module, position: int, y: Tensor) -> Tensor:
     """y, (N, C, H, W), through the plugins of a block behind conv 1, 2 or 3."""
-    names: List[str] = getattr(block, f'after_conv{position}_plugin_names', [])
-    for name in names:
+    for name in plugin_names(block, position):
         y = getattr(block, name)(y)
     return y
