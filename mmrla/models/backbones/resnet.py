@@ -34,7 +34,7 @@ class RLAOverResNet(RLA):
         """Residual and (projected) identity, (N, C', H', W')."""
         y = block.conv1(x)
         if read is not None:
-            y = y + read
+            y += read  # a conv does not keep its output: no map more
         return self.end(block, self.middle(block, y)), self.shortcut(block, x)
 
     def middle(self, block: nn.Module, y: Tensor) -> Tensor:
