@@ -53,8 +53,7 @@ elif find_spec('mmpretrain'):
         RLAResNeXt,
     )
 
-if find_spec('mmdet') or find_spec('mmpretrain'):
-    _networks = [
+    for _network in (
         RLAMobileNetV2,
         RLARegNet,
         RLARes2Net,
@@ -63,8 +62,9 @@ if find_spec('mmdet') or find_spec('mmpretrain'):
         RLAResNetV1c,
         RLAResNetV1d,
         RLAResNeXt,
-    ]
-    __all__ += [network.__name__ for network in _networks]
-    if not find_spec('mmdet'):
-        for _network in _networks:
-            MODELS.register_module(module=_network)
+    ):
+        MODELS.register_module(module=_network)
+
+if find_spec('mmdet') or find_spec('mmpretrain'):
+    __all__ += ['RLAMobileNetV2', 'RLARegNet', 'RLARes2Net', 'RLAResNeSt']
+    __all__ += ['RLAResNet', 'RLAResNetV1c', 'RLAResNetV1d', 'RLAResNeXt']
