@@ -11,9 +11,15 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from .. import zoo
+from ..engine.checkpoint_io import (
+    CheckpointError,
+    PathLike,
+    load_foreign,
+    sha256_of,
+    weights_of,
+)
 from ..models.wiring import decode
 from ..version import __version__
-from .files import CheckpointError, PathLike, load_file, sha256_of
 from .names import to_ours, to_released
 from .released import (
     NETWORKS,
@@ -143,20 +149,8 @@ def read_source(path: PathLike) -> Source:
         CheckpointError: If the file is not safe to load, broken, or holds no
             weights.
     """
-    obj = load_file(path)
-    entry = None
-    if isinstance(obj, Mapping):
-        entry = next((k for k in _WEIGHTS if isinstance(obj.get(k), Mapping)), None)
-    weights = obj if entry is None else obj[entry]
-    if (
-        not isinstance(weights, Mapping)
-        or not weights
-        or not all(isinstance(name, str) for name in weights)
-        or not all(isinstance(value, Tensor) for value in weights.values())
-    ):
-        raise CheckpointError(
-            f"{path}: holds no weights: neither a 'state_dict' nor tensors by name"
-        )
+    obj = load_foreign(path, strict=True)
+    entry, weights = weights_of(obj, path, _WEIGHTS)
     container: Dict[str, Any] = {}
     if entry is not None:
         # The optimizer's state is of no use to another framework's optimizer.
@@ -188,7 +182,7 @@ def read_source(path: PathLike) -> Source:
     arch = container.get('arch')
     classes = meta.get('CLASSES') or dict(meta.get('dataset_meta') or {}).get('classes')
     return Source(
-        weights=dict(weights),
+        weights=weights,
         stems=stems,
         container=container,
         entry=entry,

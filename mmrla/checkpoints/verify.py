@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..engine.checkpoint_io import CheckpointError, PathLike
 from ..engine.weights import check_weights
 from .convert import build_model
-from .files import CheckpointError, PathLike
 
 #: What is said of a norm that has its initial statistics.
 UNTRAINED = 'has never seen data (mean 0, variance 1)'

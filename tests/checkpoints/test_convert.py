@@ -17,11 +17,11 @@ from mmrla.checkpoints.convert import (
     export,
     network_config,
 )
-from mmrla.checkpoints.files import CheckpointError
 from mmrla.checkpoints.names import released_names
 from mmrla.checkpoints.released import NETWORKS, PUBLISHED, TOLERANCE
 from mmrla.checkpoints.verify import build as build_network
 from mmrla.checkpoints.verify import verify
+from mmrla.engine.checkpoint_io import CheckpointError
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')

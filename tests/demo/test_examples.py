@@ -14,7 +14,7 @@ from mmdet.apis import DetInferencer
 from mmengine.config import Config
 
 from mmrla.checkpoints.convert import convert
-from mmrla.checkpoints.files import save_file
+from mmrla.engine.checkpoint_io import save_file
 
 from ..tools.conftest import isolated
 
