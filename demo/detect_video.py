@@ -15,13 +15,14 @@ from inputs import network_config
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import VISUALIZERS
 
+from mmrla.analysis.plots import with_palette
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the example."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint of mmrla')
     parser.add_argument('video', help='video to read')
@@ -45,7 +46,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     config = network_config(args.checkpoint, args.config)
     model = init_detector(config, args.checkpoint, device=args.device)
     visualizer = VISUALIZERS.build(model.cfg.visualizer)
-    visualizer.dataset_meta = model.dataset_meta
+    visualizer.dataset_meta = with_palette(model.dataset_meta)
     writer = cv2.VideoWriter(
         args.out, cv2.VideoWriter.fourcc(*'mp4v'), video.fps, video.resolution
     )

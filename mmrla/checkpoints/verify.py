@@ -59,7 +59,7 @@ def carried_config(checkpoint: Any, path: PathLike) -> Config:
     return Config.fromstring(text, '.py')
 
 
-def build(
+def network_of(
     checkpoint: Mapping[str, Any], path: PathLike, cfg: Optional[Config] = None
 ) -> nn.Module:
     """The network of a checkpoint, with its weights, in eval mode.
