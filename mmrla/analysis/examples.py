@@ -9,11 +9,9 @@ from typing import Any, List, Sequence, Tuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import InstanceData
 
-from ..engine.checks import check_data
-from ..engine.errors import config_errors
+from ..engine.layout import build_dataset
 from ..errors import UserError
 from .inputs import prepare, read_image
 from .networks import is_detector
@@ -96,10 +94,7 @@ def examples_of(cfg: Config, count: int) -> List[Example]:
     loader = cfg.get('val_dataloader')
     if loader is None:
         raise UserError(f'{cfg.filename} has no val_dataloader')
-    check_data(cfg, ['val'])
-    scope = cfg.get('default_scope', 'mmengine')
-    with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
-        dataset = DATASETS.build(loader.dataset)
+    dataset = build_dataset(cfg, 'val')
     classes = dataset.metainfo['classes']
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
     return [_example(dataset.get_data_info(int(i)), classes) for i in indices]

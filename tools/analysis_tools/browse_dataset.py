@@ -13,9 +13,9 @@ from typing import Any, List, Optional
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
+from mmengine.registry import VISUALIZERS, DefaultScope
 
-from mmrla.engine import checks, config
+from mmrla.engine import checks, config, layout
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError
 
@@ -81,10 +81,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     cfg = config.load_config(args.config, args.cfg_options)
     checks.check_complete(cfg, [f'{args.part}_dataloader', 'visualizer'])
-    checks.check_data(cfg, [args.part])
+    dataset = layout.build_dataset(cfg, args.part)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         with config_errors(args.config):
-            dataset = DATASETS.build(cfg[f'{args.part}_dataloader'].dataset)
             # Pictures go to files of their own, not to the backends of a training.
             visualizer = VISUALIZERS.build(
                 dict(cfg.visualizer, name='browse', vis_backends=None)

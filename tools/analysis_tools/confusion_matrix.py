@@ -16,12 +16,12 @@ from typing import Any, List, Optional, Sequence
 import numpy as np
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.registry import DATASETS, DefaultScope
 
 from mmrla.analysis import plots
-from mmrla.engine.checks import check_complete, check_data, check_file
+from mmrla.engine.checks import check_complete, check_file
 from mmrla.engine.config import add_cfg_options, load_config
-from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.engine.layout import build_dataset
 from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
 
@@ -70,9 +70,7 @@ def count(cfg: Config, results: Any, args: argparse.Namespace) -> Any:
     Raises:
         UserError: If the predictions are not those of the data set.
     """
-    scope = cfg.get('default_scope', 'mmengine')
-    with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset = build_dataset(cfg, 'test')
     if not isinstance(results, list) or len(results) != len(dataset):
         raise UserError(
             f'{args.predictions} is not a list with a prediction for each of the '
@@ -125,7 +123,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     check_complete(cfg, ['test_dataloader'])
     check_file(args.predictions, 'predictions', 'tools/test.py --out writes them')
-    check_data(cfg, ['test'])
     counts, classes = count(cfg, load(args.predictions), args)
     rows = [
         (classes[truth], classes[found], int(number))
