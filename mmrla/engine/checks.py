@@ -115,6 +115,8 @@ def _check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
     few in the loss.
     """
     metainfo = getattr(dataset, 'metainfo', {})
+    if not isinstance(metainfo, dict):
+        return  # those of several data sets, each with its own
     classes = metainfo.get('classes')
     # Panoptic heads count otherwise, and those that read words have no classes.
     if classes is None or 'thing_classes' in metainfo or _reads_words(dataset):

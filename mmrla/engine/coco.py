@@ -191,6 +191,13 @@ def check_scored(api: Any, ids: Collection[Any], masks: bool, source: str) -> No
     is_lvis = not hasattr(api, 'annToRLE')
     to_rle = api.ann_to_rle if is_lvis else api.annToRLE
     needed = ('area',) if is_lvis else ('iscrowd', 'area')
+    if not is_lvis and 0 in api.anns:
+        print_log(
+            f"{source} has an annotation of id 0, which COCO's scores never take for "
+            'found; number them from 1',
+            'current',
+            level=30,
+        )
     for annotation in api.anns.values():
         if annotation['image_id'] not in ids:
             continue

@@ -68,7 +68,7 @@ class Objects:
     Attributes:
         left: How many of each label are there to be found.
         ignored: How many are neither object nor background.
-        useless: How many have no area in their image, or a mask without one.
+        useless: How many are nothing to be found, by the reason.
         beyond: How many reach out of their image.
         fits: How many would not if their box were meant otherwise, by what is meant.
         complete: Whether every image was looked at.
@@ -76,8 +76,9 @@ class Objects:
 
     def __init__(self) -> None:
         self.left: Counter = Counter()
-        self.ignored = self.useless = self.beyond = 0
+        self.useless: Counter = Counter()
         self.fits: Counter = Counter()
+        self.ignored = self.beyond = 0
         self.complete = True
 
     def add(
@@ -90,8 +91,12 @@ class Objects:
             return
         width, height = size
         inside = min(x2, width) - max(x1, 0), min(y2, height) - max(y1, 0)
-        if min(inside) <= 0 or (masks and not _has_inside(instance.get('mask'))):
-            self.useless += 1
+        if min(inside) <= 0:
+            self.useless['without an area in their image'] += 1
+            return
+        mask = instance.get('mask')
+        if masks and isinstance(mask, list) and not any(map(_has_inside, mask)):
+            self.useless['with polygons of fewer than three points'] += 1
             return
         self.left[instance['bbox_label']] += 1
         w, h = x2 - x1, y2 - y1
@@ -114,10 +119,9 @@ class Objects:
         text = f'{total} objects ({each}{", ..." * (len(classes) > 10)})'
         if self.ignored:
             text += f', {self.ignored} ignored'
-        if self.useless:
-            text += f', {self.useless} without an area in their image'
+        text += ''.join(f', {n} {reason}' for reason, n in self.useless.items())
         if dropped:
-            reasons = (f'{number} {reason}' for reason, number in dropped.items())
+            reasons = (f'{n} {reason}' for reason, n in dropped.items())
             text += f', left out: {", ".join(reasons)}'
         if self.beyond:
             text += f', {self.beyond} reach out of their image'
@@ -134,11 +138,9 @@ def _fits(
     return min(x1, y1) >= low and x2 <= width + _ROUNDING and y2 <= height + _ROUNDING
 
 
-def _has_inside(mask: Any) -> bool:
-    """Whether mmdet makes a mask of it; what is no list of polygons may do."""
-    if not isinstance(mask, list):
-        return True
-    return any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in mask)
+def _has_inside(polygon: Sequence[float]) -> bool:
+    """Whether mmdet uses it for a mask."""
+    return len(polygon) % 2 == 0 and len(polygon) >= 6
 
 
 class _Part(NamedTuple):
@@ -149,13 +151,9 @@ class _Part(NamedTuple):
     transforms: List[Any]
 
     @property
-    def metainfo(self) -> Dict[str, Any]:
-        found = getattr(self.dataset, 'metainfo', None)
-        return found if isinstance(found, dict) else {}
-
-    @property
     def classes(self) -> Sequence[str]:
-        return self.metainfo.get('classes') or ()
+        metainfo = getattr(self.dataset, 'metainfo', None)
+        return (isinstance(metainfo, dict) and metainfo.get('classes')) or ()
 
     @property
     def source(self) -> str:
@@ -261,11 +259,12 @@ def check_data(dataset: Any, key: str, seconds: Optional[float] = None) -> str:
         raise UserError(f'{key} has no object to train on: {"; ".join(texts)}')
     for part in parts:
         _look_at_images(part, deadline)
-    classes = {len(part.classes) for part in parts if part.classes}
-    text = f'{len(dataset)} images, {max(classes, default=0)} classes'
-    root = next((getattr(part.dataset, 'data_root', None) for part in parts), None)
+    text = f'{len(dataset)} images' if hasattr(dataset, '__len__') else 'images'
+    if parts and parts[0].classes:
+        text += f', {len(parts[0].classes)} classes'
+    root = getattr(parts[0].dataset, 'data_root', None) if parts else None
     text += f', from {root}' if root else ''
-    return ': '.join([text, '; '.join(texts)] if texts else [text])
+    return text + ': ' * bool(texts) + '; '.join(texts)
 
 
 def check_class_names(classes: Any, key: str) -> None:
@@ -363,7 +362,10 @@ def check_categories(
             almost that of a category which is not used.
     """
     found = [names[i] for i in ids if i in names]
-    _check_found(found, list(names.values()), classes, source, key)
+    known = [name for name in found if name in classes]
+    # LVIS counts all categories, whatever their names.
+    if known == found or not known:
+        _check_found(known, list(names.values()), classes, source, key)
     for label, name in enumerate(found):
         if name in classes and list(classes).index(name) != label:
             at = classes[label] if label < len(classes) else 'nothing'
@@ -426,7 +428,8 @@ def _xml_names(part: _Part) -> List[str]:
     args = getattr(part.dataset, 'backend_args', None)
     for info in part.infos():
         text = get_text(info['xml_path'], backend_args=args)
-        names.update(e.text or '' for e in ElementTree.fromstring(text).iter('name'))
+        found = ElementTree.fromstring(text).findall('object/name')
+        names.update(e.text or '' for e in found)
     return sorted(names)
 
 
@@ -457,7 +460,13 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
             objects.complete = False
             break
         if has_files:
-            missing += _missing(info['img_path'], listed)
+            folder, name = osp.split(osp.expanduser(info['img_path']))
+            if folder not in listed:
+                # One listing of a folder is far cheaper than a look at each file.
+                names = os.listdir(folder or '.') if osp.isdir(folder or '.') else ()
+                listed[folder] = set(names)
+            if name not in listed[folder]:
+                missing.append(info['img_path'])
         labels.add(info.get('gt_label'))
         size = _size(info)
         for scale in scales if size else ():
@@ -486,15 +495,6 @@ def _tell_rest(part: _Part, number: int, what: str) -> None:
         'a training takes for it; tools/misc/check_data.py looks at all',
         'current',
     )
-
-
-def _missing(path: str, listed: Dict[str, Set[str]]) -> List[str]:
-    """The path if there is no such file; ``listed`` keeps what folders hold."""
-    folder, name = osp.split(osp.expanduser(path))
-    if folder not in listed:
-        # One listing of a folder is far cheaper than a look at each file.
-        listed[folder] = set(os.listdir(folder or '.') if osp.isdir(folder) else ())
-    return [] if name in listed[folder] else [path]
 
 
 def _refuse_missing(part: _Part, missing: Sequence[str]) -> None:
@@ -692,27 +692,24 @@ def check_metrics(dataset: Any, evaluator: Any, key: str) -> None:
         UserError: The message names the image, the category or the annotation.
     """
     metrics = list(getattr(evaluator, 'metrics', evaluator))
-    pairs = [(metric, _parts(dataset, 'its data set')) for metric in metrics]
+    datasets = [dataset] * len(metrics)
     if hasattr(evaluator, 'dataset_prefixes'):  # mmdet's MultiDatasetsEvaluator
-        pairs = [
-            (metric, _parts(part, 'its data set'))
-            for metric, part in zip(metrics, getattr(dataset, 'datasets', []))
-        ]
-    for number, (metric, parts) in enumerate(pairs):
+        datasets = getattr(dataset, 'datasets', [])
+    for number, (metric, part) in enumerate(zip(metrics, datasets)):
         api = getattr(metric, '_coco_api', None) or getattr(metric, '_lvis_api', None)
-        name = f'{key}.{number}' if len(pairs) > 1 else key
-        if api is not None and parts and not getattr(metric, 'format_only', False):
-            _check_metric(metric, api, parts, name)
+        name = f'{key}.{number}' if len(metrics) > 1 else key
+        if api is not None and not getattr(metric, 'format_only', False):
+            _check_metric(metric, api, part, name)
 
 
-def _check_metric(metric: Any, api: Any, parts: Sequence[_Part], key: str) -> None:
-    infos = {
-        info['img_id']: info
-        for part in parts
-        for info in part.infos()
-        if 'img_id' in info
-    }
-    if not infos:
+def _check_metric(metric: Any, api: Any, dataset: Any, key: str) -> None:
+    parts = _parts(dataset, 'its data set')
+    if not parts or not hasattr(dataset, 'get_data_info'):
+        return
+    # Not those of the parts: a wrapper may take some of them only.
+    every = (dataset.get_data_info(i) for i in range(len(dataset)))
+    infos = {info.get('img_id'): info for info in every}
+    if not infos or None in infos:
         return
     source, theirs = f'the annotation file of {key}', parts[0].source
     remedy = f'name the file of the data set with --cfg-options {key}.ann_file=FILE'
@@ -722,8 +719,8 @@ def _check_metric(metric: Any, api: Any, parts: Sequence[_Part], key: str) -> No
             f'{source} has no image {strangers[0]!r}; {len(strangers)} of {len(infos)} '
             f'images of {theirs} are not in it; {remedy}'
         )
-    alike = [_agree(infos[i], api.imgs[i], anns) for i, anns in _by_image(api, infos)]
-    known = [verdict for verdict in alike if verdict is not None]
+    verdicts = (_agree(infos[i], api.img_ann_map.get(i, ())) for i in infos)
+    known = [verdict for verdict in verdicts if verdict is not None]
     if known and sum(known) < len(known) / 2:
         raise UserError(
             f'{source} has other objects than {theirs} in {len(known) - sum(known)} of '
@@ -746,38 +743,17 @@ def _check_metric(metric: Any, api: Any, parts: Sequence[_Part], key: str) -> No
         )
 
 
-def _by_image(
-    api: Any, infos: Mapping[Any, Any]
-) -> Iterator[Tuple[Any, List[Dict[str, Any]]]]:
-    """The annotations of each image, of pycocotools' COCO or of LVIS."""
-    found: Dict[Any, List[Dict[str, Any]]] = {i: [] for i in infos}
-    for annotation in api.dataset.get('annotations', []):
-        if annotation.get('image_id') in found:
-            found[annotation['image_id']].append(annotation)
-    return iter(found.items())
-
-
 def _agree(
-    info: Mapping[str, Any], image: Mapping[str, Any], anns: Sequence[Mapping[str, Any]]
+    info: Mapping[str, Any], anns: Sequence[Mapping[str, Any]]
 ) -> Optional[bool]:
-    """Whether two descriptions of an image are of the same objects; None unknown."""
+    """Whether two descriptions of an image are of the same objects, if they are."""
+    from pycocotools import mask  # a metric of its is there
+
     ours = [i['bbox'] for i in info.get('instances') or () if 'bbox' in i]
-    # A panoptic annotation has several.
-    each = [s for a in anns for s in a.get('segments_info', [a])]
-    boxes = [a['bbox'] for a in each if 'bbox' in a]
-    if not ours:
-        name = image.get('file_name') or image.get('coco_url') or ''
-        same = osp.basename(str(info.get('img_path'))) == osp.basename(name)
-        # Without objects on either side only the names are left.
-        return None if same and boxes else same
-    if not boxes:
-        return False
-    a = np.asarray(ours, float)[:, None]
-    b = np.asarray(boxes, float)[None]
-    b = np.concatenate([b[..., :2], b[..., :2] + b[..., 2:]], -1)
-    inside = np.clip(np.minimum(a, b)[..., 2:] - np.maximum(a, b)[..., :2], 0, None)
-    areas = [np.prod(np.clip(x[..., 2:] - x[..., :2], 0, None), -1) for x in (a, b)]
-    overlap = inside.prod(-1)
-    union = areas[0] + areas[1] - overlap
-    best = (overlap / np.maximum(union, 1e-9)).max(1)
-    return bool((best >= 0.5).mean() >= 0.5)
+    theirs = np.array([a['bbox'] for a in anns if 'bbox' in a], float)
+    if not ours or not len(theirs):
+        return None
+    boxes = np.array(ours, float)
+    boxes[:, 2:] -= boxes[:, :2]
+    overlap = mask.iou(boxes, theirs, [False] * len(theirs))
+    return bool((overlap.max(1) >= 0.5).mean() >= 0.5)

@@ -130,12 +130,15 @@ def explained(cfg: Config, parts: Sequence[str]) -> Iterator[None]:
                 loader = cfg.get(f'{part}_dataloader') or {}
                 key = f'{part}_dataloader.dataset'
                 for name, leaf in leaf_datasets(loader.get('dataset'), key):
-                    if not _builds(DATASETS, leaf):
+                    # Transforms are no matter of files.
+                    if not _builds(DATASETS, {**leaf, 'pipeline': []}):
                         _explain_dataset(leaf, name)
                 evaluators = cfg.get(f'{part}_evaluator') or []
                 for name, metric in _metrics(evaluators, f'{part}_evaluator'):
                     path = metric.get('ann_file')
-                    if isinstance(path, str) and not _builds(METRICS, metric):
+                    # Others read other files.
+                    is_coco = type_name(metric) in ('CocoMetric', 'LVISMetric')
+                    if is_coco and path and not _builds(METRICS, metric):
                         _explain_annotations(path, name, metric)
         raise
 
@@ -149,8 +152,8 @@ def _builds(registry: Any, cfg: Any) -> bool:
 
 
 def _explain_dataset(cfg: Any, key: str) -> None:
-    classes = (cfg.get('metainfo') or {}).get('classes')
-    if isinstance(classes, str) and not osp.isfile(classes):
+    classes = (cfg.get('metainfo') or {}).get('classes', cfg.get('classes'))
+    if isinstance(classes, str) and not osp.isfile(osp.expanduser(classes)):
         data.check_class_names(classes, key)
     root = cfg.get('data_root') or ''
     if not _is_downloaded(cfg) and is_local(root):
@@ -160,7 +163,7 @@ def _explain_dataset(cfg: Any, key: str) -> None:
             _check_cifar(cfg, kind, root, key)
         elif kind in ('ImageNet', 'CustomDataset'):
             _check_image_folder(cfg, kind, root, key)
-        elif str(cfg.get('ann_file', '')).endswith('.json'):
+        elif getattr(_class_of(cfg), 'ANN_ID_UNIQUE', False) and cfg.get('ann_file'):
             _explain_annotations(osp.join(root, cfg['ann_file']), key, cfg)
     # What is left are filters that leave nothing, and data that may be the reason.
     whole = dict(cfg, filter_cfg=None, serialize_data=False, indices=None)
@@ -199,12 +202,17 @@ def _check_paths(cfg: Any, key: str) -> None:
             )
 
 
-def _is_downloaded(cfg: Any) -> bool:
-    """Whether the dataset (CIFAR, MNIST, ...) gets its files by itself."""
+def _class_of(cfg: Any) -> Any:
     kind = cfg.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
+            return registry.get(kind)
+    return kind
+
+
+def _is_downloaded(cfg: Any) -> bool:
+    """Whether the dataset (CIFAR, MNIST, ...) gets its files by itself."""
+    kind = _class_of(cfg)
     if not inspect.isclass(kind):
         return False
     parameter = inspect.signature(kind).parameters.get('download')

@@ -4,11 +4,13 @@
 Each case goes through a tool; what bad inputs are called is in test_bad_inputs.py.
 """
 
+import importlib.util
 import json
 import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Dict, List
 
 import numpy as np
 import pytest
@@ -105,6 +107,12 @@ def test_a_name_where_names_are_meant(tool, config, capsys):
 def test_a_name_where_a_classifier_has_names(classifier_config, tmp_path, capsys):
     text = f'_base_ = {str(classifier_config)!r}\n'
     (tmp_path / 'c.py').write_text(text + dataset(metainfo=dict(classes='dark')))
+    refused(capsys, CHECK, tmp_path / 'c.py', "classes=('dark',)")
+
+
+def test_a_name_as_the_argument_of_a_classifier(classifier_config, tmp_path, capsys):
+    text = f'_base_ = {str(classifier_config)!r}\n'
+    (tmp_path / 'c.py').write_text(text + dataset(classes='dark'))
     refused(capsys, CHECK, tmp_path / 'c.py', "classes=('dark',)")
 
 
@@ -289,7 +297,7 @@ def test_run_lengths_of_another_size(split, root, config, capsys):
 def test_polygons_of_two_points(root, config, capsys):
     """mmdet ignores these objects; here all of them."""
     edit(root / 'annotations/train.json', each_annotation(_of_two_points))
-    refused(capsys, CHECK, config(MASKS), 'no object', '16 without an area')
+    refused(capsys, CHECK, config(MASKS), 'no object', '16 with polygons')
 
 
 @pytest.mark.parametrize('tool', [CHECK, 'train'])
@@ -365,6 +373,27 @@ def test_a_subset_is_scored_alone(indices, root, config, trained, tmp_path):
         tables.append(metrics(work_dir))
     assert len(tables[0]) == 6
     assert tables[0] == tables[1]
+
+
+def test_a_part_of_a_data_set_is_scored_alone(config, capsys):
+    """Also the part that a wrapper takes."""
+    pytest.importorskip('mmpretrain')
+    text = """
+val_dataloader = dict(dataset=dict(
+    _delete_=True, type='mmpretrain.KFoldDataset', num_splits=5, fold=1, test_mode=True,
+    dataset=_base_.val_dataloader.dataset))
+"""
+    told(capsys, config(text), 'val_evaluator: 1 of the 5 images', parts=['val'])
+
+
+def test_annotations_from_0(root, config, capsys):
+    """COCOeval takes the number 0 for no match."""
+
+    def change(content):
+        content['annotations'][0]['id'] = 0
+
+    edit(root / 'annotations/val.json', change)
+    told(capsys, config(), 'annotation of id 0', parts=['val'])
 
 
 MULTI = """
@@ -544,3 +573,171 @@ def test_no_default_scope(config, trained, tmp_path):
         prediction = pickle.load(file)[0]
     assert prediction['pred_instances']['bboxes'].shape[1] == 4
     assert np.isfinite(metrics(tmp_path / 'w')['coco/bbox_mAP'])
+
+
+# --- what upstream runs -------------------------------------------------------
+
+WRAPPED = {
+    'repeated': "dict(type='RepeatDataset', times=2, dataset=a)",
+    'balanced': "dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=a)",
+    'concatenated': "dict(type='ConcatDataset', datasets=[a, dict(a, indices=[1])])",
+    'background': "dict(type='ConcatDataset', datasets=[a, empty])",
+    'mixed': "dict(type='MultiImageMixDataset', dataset=a, pipeline=[dict("
+    "type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')])",
+    'unlabelled': "dict(type='ConcatDataset', datasets=[a, unlabelled])",
+}
+
+
+@pytest.mark.parametrize('name', WRAPPED)
+def test_wrappers_pass(name, root, config, capsys):
+    path = root / 'annotations/empty.json'
+    shutil.copy(root / 'annotations/train.json', path)
+    edit(path, lambda c: c.update(annotations=[]))
+    text = f"""
+a = dict(_base_.train_dataloader.dataset)
+empty = dict(a, ann_file='annotations/empty.json')
+unlabelled = dict(empty, pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='LoadEmptyAnnotations'),
+    dict(type='MultiBranch', branch_field=['sup', 'unsup'],
+         unsup=[dict(type='PackDetInputs')])])
+train_dataloader = dict(dataset=dict(_delete_=True, **{WRAPPED[name]}))
+"""
+    out = told(capsys, config(text), 'train:', '2 classes', parts=['train'])
+    assert 'red 8, blue 8' in out
+
+
+def _objects365(root):
+    """Its categories are sorted by mmdet, in the data set and in the metric."""
+    for split in ('train', 'val'):
+        edit(root / f'annotations/{split}.json', lambda c: c['categories'].reverse())
+    return (
+        dataset(type='Objects365V1Dataset')
+        + """
+val_evaluator = test_evaluator = dict(sort_categories=True)
+"""
+    )
+
+
+def _crowdhuman(root):
+    for split in ('train', 'val'):
+        content = json.loads((root / f'annotations/{split}.json').read_text())
+        lines = []
+        for image in content['images']:
+            name = Path(image['file_name'])
+            Image.open(root / split / name).save(root / split / f'{name.stem}.jpg')
+            found = [a for a in content['annotations'] if a['image_id'] == image['id']]
+            boxes = [
+                # Bodies go on behind the edge.
+                dict(
+                    tag='person',
+                    fbox=[*a['bbox'][:2], 60, 60],
+                    hbox=a['bbox'],
+                    vbox=a['bbox'],
+                    extra={},
+                )
+                for a in found
+            ]
+            boxes.append(dict(boxes[0], tag='mask', extra=dict(ignore=1)))
+            lines.append(json.dumps(dict(ID=name.stem, gtboxes=boxes)))
+        (root / f'annotations/{split}.odgt').write_text('\n'.join(lines))
+    return f"""
+def _crowd(split):
+    return dict(dataset=dict(
+        _delete_=True, type='CrowdHumanDataset', data_root={str(root)!r},
+        ann_file=f'annotations/{{split}}.odgt', data_prefix=dict(img=split),
+        test_mode=split == 'val', pipeline=_base_.pipeline))
+train_dataloader = _crowd('train')
+val_dataloader = test_dataloader = _crowd('val')
+val_evaluator = test_evaluator = dict(
+    _delete_=True, type='CrowdHumanMetric', metric=['AP'],
+    ann_file={str(root)!r} + '/annotations/val.odgt')
+"""
+
+
+def _panoptic(root):
+    for split in ('train', 'val'):
+        content = json.loads((root / f'annotations/{split}.json').read_text())
+        for category in content['categories']:
+            category['isthing'] = int(category['name'] == 'red')
+        annotations: Dict[int, List[dict]] = {i['id']: [] for i in content['images']}
+        for a in content['annotations']:
+            annotations[a['image_id']].append(
+                {k: a[k] for k in ('id', 'category_id', 'bbox', 'area', 'iscrowd')}
+            )
+        content['annotations'] = [
+            dict(image_id=i, file_name=f'{i:03d}.png', segments_info=segments)
+            for i, segments in annotations.items()
+        ]
+        (root / f'annotations/p_{split}.json').write_text(json.dumps(content))
+    if importlib.util.find_spec('panopticapi') is None:  # no package index has it
+        loads, tested = 'pipeline.pop(1)', ''
+    else:
+        loads = "pipeline[1] = dict(type='LoadPanopticAnnotations')"
+        tested = f"""
+val_dataloader = test_dataloader = _pan('val')
+val_evaluator = test_evaluator = dict(
+    _delete_=True, type='CocoPanopticMetric', seg_prefix={str(root)!r} + '/val',
+    ann_file={str(root)!r} + '/annotations/p_val.json')
+"""
+    return f"""
+pipeline = _base_.pipeline
+{loads}
+def _pan(split):
+    return dict(dataset=dict(
+        _delete_=True, type='CocoPanopticDataset', data_root={str(root)!r},
+        ann_file=f'annotations/p_{{split}}.json',
+        data_prefix=dict(img=split, seg=split), test_mode=split == 'val',
+        metainfo=dict(classes=('red', 'blue'), thing_classes=('red',),
+                      stuff_classes=('blue',)), pipeline=pipeline))
+train_dataloader = _pan('train')
+{tested}"""
+
+
+def _lvis(root):
+    pytest.importorskip('lvis')
+    for split in ('train', 'val'):
+
+        def change(content, split=split):
+            for image in content['images']:
+                name = image.pop('file_name')
+                image['coco_url'] = f'http://images.cocodataset.org/{split}/{name}'
+                image.update(not_exhaustive_category_ids=[], neg_category_ids=[])
+            for category in content['categories']:
+                category['frequency'] = 'f'
+
+        edit(root / f'annotations/{split}.json', change)
+    return (
+        dataset(type='LVISV1Dataset', data_prefix=dict(img=''))
+        + f"""
+val_evaluator = test_evaluator = dict(
+    _delete_=True, type='LVISMetric', ann_file={str(root)!r} + '/annotations/val.json')
+"""
+    )
+
+
+def _absolute(root):
+    """A data root that is not there, and is not asked for."""
+    return (
+        dataset(data_root='nowhere')
+        + '\n'
+        + '\n'.join(
+            f"{part}_dataloader['dataset'].update(ann_file='{root}/annotations/{split}.json',"
+            f"data_prefix=dict(img='{root}/{split}'))"
+            for part, split in (('train', 'train'), ('val', 'val'), ('test', 'val'))
+        )
+    )
+
+
+def _testdev(root):
+    """Images alone, whose predictions are written for a server."""
+    edit(root / 'annotations/val.json', lambda c: c.pop('annotations'))
+    return f"""
+val_evaluator = test_evaluator = dict(format_only=True, outfile_prefix={str(root)!r})
+"""
+
+
+@pytest.mark.parametrize(
+    'kind', [_objects365, _crowdhuman, _panoptic, _lvis, _absolute, _testdev]
+)
+def test_other_kinds_pass(kind, root, config, capsys):
+    told(capsys, config(kind(root)), 'train: 8 images', 'val: 5 images')
