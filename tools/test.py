@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.registry import METRICS
 
-from mmrla.engine import CheckpointFitHook, checks, config
+from mmrla.engine import CheckpointFitHook, checks, config, data
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
@@ -60,7 +60,6 @@ def read_config(args: argparse.Namespace) -> Config:
     config.set_dataloader_defaults(cfg)
     if args.show or args.show_dir:
         config.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
-    checks.check_data(cfg, ['test'])
     if args.tta:
         config.set_tta(cfg)
     cfg.load_from = args.checkpoint
@@ -77,20 +76,25 @@ def main(argv: Optional[List[str]] = None) -> None:
     use_safe_loading()
 
     runner = config.build_runner(cfg, ['test'])
-    checks.check_built_data(runner, ['test'])
+    dataset = runner.test_loop.dataloader.dataset
     runner.register_hook(CheckpointFitHook(args.checkpoint))
     if not is_main_process():
         # It writes the file of the metrics in every process, one over the other.
         runner.hooks[:] = [h for h in runner.hooks if not isinstance(h, LoggerHook)]
     if args.out:
-        is_detector = cfg.get('default_scope') == 'mmdet'
+        is_detector = config.library(cfg) == 'mmdet'
         dump = 'mmdet.DumpDetResults' if is_detector else 'DumpResults'
         metric = METRICS.build(dict(type=dump, out_file_path=osp.abspath(args.out)))
         config.use_log_dir(runner, metric)
         runner.test_evaluator.metrics.append(metric)
     if args.show_dir:
         config.show_in_log_dir(runner, args.show_dir)
+    if args.show or args.show_dir:
+        data.check_pictures(dataset, 'test_dataloader.dataset')
     runner.test()
+    if args.out and metric.results:
+        # An evaluator that pairs its metrics with data sets leaves this one out.
+        metric.evaluate(len(dataset))
     leave_processes()
 
 

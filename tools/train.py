@@ -49,7 +49,6 @@ def read_config(args: argparse.Namespace) -> Config:
         config.set_amp(cfg)
     if args.auto_scale_lr:
         config.set_auto_scale_lr(cfg)
-    checks.check_data(cfg, ['train', 'val'])
     checks.check_pretrained_files(cfg)
     if cfg.get('load_from'):
         remedy = 'name another with --cfg-options load_from=FILE'
@@ -68,7 +67,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     use_safe_loading(own=resumed)
 
     runner = config.build_runner(cfg, ['train', 'val'])
-    checks.check_built_data(runner, ['train', 'val'])
     watch_pretrained(runner.model)
     runner.register_hook(StepSeedHook())
     if cfg.get('load_from'):

@@ -18,11 +18,11 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from mmrla.analysis import plots
-from mmrla.analysis.images import build_dataset
 from mmrla.analysis.progress import Progress
 from mmrla.engine.checks import check_file
 from mmrla.engine.config import add_cfg_options, load_config
 from mmrla.engine.errors import one_line_errors
+from mmrla.engine.layout import build_dataset
 from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
 
