@@ -18,6 +18,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from .. import compat, zoo
 from ..errors import UserError, one_line
@@ -376,11 +377,13 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
         UserError: The config has a value that a model, a dataset or a hook
             refuses.
     """
-    with config_errors(cfg.filename), checked_annotations():
+    with config_errors(cfg), checked_annotations():
         if 'runner_type' in cfg:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
+        if not isinstance(runner.model, nn.Module):  # FlexibleRunner's, built late
+            runner.model = runner.strategy.build_model(runner.model)
         # MMEngine's own report of the environment leaves these out.
         runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
         for name in loops:
