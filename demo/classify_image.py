@@ -31,7 +31,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     files = image_files(args.images)
     use_safe_loading()
     inferencer = ImageClassificationInferencer(
-        network_config(args.checkpoint, args.config),
+        network_config(args.checkpoint, args.config, 'classifier'),
         pretrained=args.checkpoint,
         device=args.device,
     )

@@ -36,7 +36,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     files = image_files(args.images)
     use_safe_loading()
     inferencer = DetInferencer(
-        network_config(args.checkpoint, args.config),
+        network_config(args.checkpoint, args.config, 'detector'),
         weights=args.checkpoint,
         device=args.device,
         show_progress=False,

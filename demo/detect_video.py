@@ -43,7 +43,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not video.opened or not len(video):
         raise UserError(f'{args.video}: cannot be read as a video')
     use_safe_loading()
-    config = network_config(args.checkpoint, args.config)
+    config = network_config(args.checkpoint, args.config, 'detector')
     model = init_detector(config, args.checkpoint, device=args.device)
     visualizer = VISUALIZERS.build(model.cfg.visualizer)
     visualizer.dataset_meta = with_palette(model.dataset_meta)

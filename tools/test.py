@@ -11,10 +11,11 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.registry import METRICS
 
-from mmrla.engine import CheckpointFitHook, checks, config, data
+from mmrla.engine import StartHook, checks, config, data
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
+from mmrla.engine.start import leave_nothing
 from mmrla.errors import UserError
 
 
@@ -75,9 +76,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     set_up_processes(cfg, args.launcher, args.local_rank)
     use_safe_loading()
 
+    leave_nothing(cfg)
     runner = config.build_runner(cfg, ['test'])
     dataset = runner.test_loop.dataloader.dataset
-    runner.register_hook(CheckpointFitHook(args.checkpoint))
+    hook = StartHook()
+    hook.watch(runner.model)
+    runner.register_hook(hook)
     if not is_main_process():
         # It writes the file of the metrics in every process, one over the other.
         runner.hooks[:] = [h for h in runner.hooks if not isinstance(h, LoggerHook)]

@@ -4,7 +4,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -170,18 +170,7 @@ def read_source(path: PathLike) -> Source:
             'other way'
         )
     if not any(re.match(r'stages\.\d+\.\d+\.', stem) for stem in stems.values()):
-        kind = 'no weights of a released network'
-        if any(re.search(r'(^|\.)layer1\.0\.', stem) for stem in stems.values()):
-            kind = (
-                'a plain ResNet, which needs no conversion: name it as it is, '
-                "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
-            )
-        elif any(stem.startswith('features.0.0.') for stem in stems.values()):
-            kind = (
-                "a plain MobileNetV2 in torchvision's names, which this tool does not "
-                "convert; RLAMobileNetV2 takes the files of mmpretrain's MobileNetV2"
-            )
-        raise CheckpointError(f'{path}: {kind} (stages.0.0.conv1.weight is not in it)')
+        raise CheckpointError(f'{path}: {_no_released(stems.values())}')
     meta = container.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     arch = container.get('arch')
@@ -194,6 +183,24 @@ def read_source(path: PathLike) -> Source:
         arch=arch if isinstance(arch, str) else None,
         classes=tuple(classes) if classes else None,
     )
+
+
+def _no_released(names: Iterable[str]) -> str:
+    """What a file is that has no weights of a released network."""
+    names = list(names)
+    if any(re.match(r'features\.1\.conv\.0\.', name) for name in names):
+        return (
+            "a plain MobileNetV2 in torchvision's names, without RLA to convert: "
+            "mmpretrain's tools/model_converters/mobilenetv2_to_mmpretrain.py SRC DST "
+            "renames it; then start from it with init_cfg=dict(type='Pretrained', "
+            "checkpoint=DST, prefix='backbone.')"
+        )
+    if any(re.match(r'layer1\.0\.', name) for name in names):
+        return (
+            'a plain network, which needs no conversion: name it as it is, '
+            "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
+        )
+    return 'no weights of a released network (stages.0.0.conv1.weight is not in it)'
 
 
 def network_config(network: Network, detector: Optional[str] = None) -> Config:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ..engine.checkpoint_io import CheckpointError, PathLike
-from ..engine.weights import check_weights
+from ..engine.weights import load_weights
 from .convert import build_model
 
 #: What is said of a norm that has its initial statistics.
@@ -79,9 +79,7 @@ def network_of(
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = build_model(cfg)
-    weights = checkpoint['state_dict']
-    check_weights(model, weights, str(path))
-    model.load_state_dict(weights, strict=True)
+    load_weights(model, checkpoint['state_dict'], str(path))
     if getattr(model, 'head', None) is not None:  # a classifier's backbone returns one
         model.backbone.out_indices = tuple(range(max(model.backbone.out_indices) + 1))
     return model.eval()

@@ -1,12 +1,14 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Checks of the files that a config names, and of what was built from it."""
 
+import inspect
 import os.path as osp
 import re
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -151,15 +153,16 @@ def check_pretrained_files(cfg: Config) -> None:
     Raises:
         UserError: With the ways to get the file, or to do without.
     """
-    backbone = cfg.model.get('backbone') or {}
     for key, init_cfg in pretrained_cfgs(cfg.model, 'model'):
-        scratch = [f'{key}=None']
-        if key.startswith('model.backbone.'):
-            # Frozen, or with the statistics of nothing, it would learn nothing.
-            if backbone.get('frozen_stages', -1) >= 0:
-                scratch.append('model.backbone.frozen_stages=-1')
-            if backbone.get('norm_eval'):
-                scratch.append('model.backbone.norm_eval=False')
+        owner, _, rest = key.rpartition('.init_cfg')
+        scratch = [f'{key}=None' if rest == '' else f'{owner}.init_cfg=None']
+        # Frozen, or with the statistics of nothing, it would learn nothing.
+        module = _node(cfg, owner)
+        frozen = _argument(module, 'frozen_stages', cfg.get('default_scope'))
+        if isinstance(frozen, int) and frozen >= 0:
+            scratch.append(f'{owner}.frozen_stages=-1')
+        if _argument(module, 'norm_eval', cfg.get('default_scope')) is True:
+            scratch.append(f'{owner}.norm_eval=False')
         check_checkpoint(
             init_cfg['checkpoint'],
             'pretrained checkpoint',
@@ -168,3 +171,26 @@ def check_pretrained_files(cfg: Config) -> None:
             f'--cfg-options {key}.checkpoint=FILE, or start from scratch with '
             f'--cfg-options {" ".join(scratch)}',
         )
+
+
+def _node(cfg: Any, key: str) -> Any:
+    """What stands at a dotted key, with numbers for places in lists."""
+    for part in key.split('.'):
+        cfg = cfg[int(part)] if isinstance(cfg, (list, tuple)) else cfg[part]
+    return cfg
+
+
+def _argument(module: Any, name: str, scope: Optional[str]) -> Any:
+    """What a module's config says for an argument, else its class."""
+    if name in module:
+        return module[name]
+    kind = module.get('type')
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
+    for cls in inspect.getmro(kind) if inspect.isclass(kind) else ():
+        init = vars(cls).get('__init__')
+        parameters = inspect.signature(init).parameters if init else {}
+        if name in parameters:
+            return parameters[name].default
+    return None

@@ -7,20 +7,18 @@ their own way is done here for both, told apart by the class of the model.
 
 import argparse
 import difflib
-import os
 import os.path as osp
-import shutil
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from .. import compat, zoo
 from ..errors import UserError, one_line
@@ -383,35 +381,19 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
         UserError: The config has a value that a model, a dataset or a hook
             refuses, or data that cannot be right.
     """
-    new = _missing_folders(cfg.work_dir)
-    try:
-        with config_errors(cfg.filename):
-            if 'runner_type' in cfg:
-                runner = RUNNERS.build(cfg)
-            else:
-                runner = Runner.from_cfg(cfg)
-        # MMEngine's own report of the environment leaves these out.
-        runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
-        with explained(cfg, loops), config_errors(cfg.filename):
-            for name in loops:
-                loop = getattr(runner, f'{name}_loop')
-                for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
-                    use_log_dir(runner, metric)
-        checks.check_built(runner, loops)
-    except Exception:
-        if new and is_main_process():
-            shutil.rmtree(new.pop(0), ignore_errors=True)
-            for folder in new:
-                if not os.listdir(folder):
-                    os.rmdir(folder)
-        raise
+    with config_errors(cfg):
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
+        if not isinstance(runner.model, nn.Module):  # FlexibleRunner's, built late
+            runner.model = runner.strategy.build_model(runner.model)
+    # MMEngine's own report of the environment leaves these out.
+    runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
+    with explained(cfg, loops), config_errors(cfg):
+        for name in loops:
+            loop = getattr(runner, f'{name}_loop')
+            for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
+                use_log_dir(runner, metric)
+    checks.check_built(runner, loops)
     return runner
-
-
-def _missing_folders(path: str) -> List[str]:
-    """The folder, and those around it, that are not there yet."""
-    path, missing = osp.abspath(path), []
-    while not osp.exists(path):
-        missing.append(path)
-        path = osp.dirname(path)
-    return missing
