@@ -14,7 +14,7 @@ from typing import List, Optional
 
 import numpy as np
 import torch
-from inputs import add_arguments, image_files, network_config
+from inputs import add_arguments, image_files, network_config, ready_checkpoint
 from mmengine.registry import init_default_scope
 
 from mmrla.analysis.inputs import prepare, read_image
@@ -38,9 +38,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Extract."""
     args = parse_args(argv)
     files = image_files(args.images)
-    cfg = network_config(args.checkpoint, args.config)
+    checkpoint = ready_checkpoint(args.checkpoint)
+    cfg = network_config(checkpoint, args.config)
     init_default_scope(cfg.default_scope)
-    model = build(load_foreign(args.checkpoint), args.checkpoint, cfg)
+    model = build(load_foreign(checkpoint), checkpoint, cfg)
     model.to(args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for file in files:
