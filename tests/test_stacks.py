@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The pinned stacks: their files, the choice between them, the table of README."""
+"""The pinned stacks: their files, the choice between them, their table."""
 
 import json
 import os
@@ -158,7 +158,7 @@ def test_recording(monkeypatch, tmp_path, capsys) -> None:
     assert record['tests'] == dict(passed=3, failed=2, skipped=1, minutes=2.0)
     assert record['demo'] == dict(box_ap=0.812, mask_ap=0.5, minutes=2.5)
     row = readme.read_text().splitlines()[-4]
-    assert row.startswith('| [default](pins.txt) | ')
+    assert row.startswith('| [default](../pins.txt) | ')
     assert '| 3, 2, 1 | 0.812, 0.500 | ' in row
     assert f' {record["packages"]["torch"]} |' in row
     tool.main(['--check'])

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Record what a stack's tests and demo gave, and write README's table of stacks.
+"""Record what a stack's tests and demo gave, in the table of docs/install.md.
 
 ``make compatibility STACK=NAME`` runs both and then this. Records are kept in
 docs/compatibility.json; the versions are those of the Python that runs this. Without
@@ -25,7 +25,7 @@ from mmrla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / 'docs/compatibility.json'
-README = ROOT / 'README.md'
+README = ROOT / 'docs/install.md'
 START, END = '<!-- stacks: tools/misc/update_compatibility.py -->', '<!-- /stacks -->'
 # Beside the packages that mmrla.compat knows.
 PACKAGES = ('torchvision', 'numpy', 'opencv-python', 'pycocotools')
@@ -160,7 +160,7 @@ def table(records: Dict[str, Record]) -> str:
         ]
         rows.append(
             [
-                f'[{name}]({stack_files()[name].relative_to(ROOT)})',
+                f'[{name}](../{stack_files()[name].relative_to(ROOT)})',
                 record['python'],
                 found['torch'],
                 found['numpy'],
