@@ -18,7 +18,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint compatibility clean
+.PHONY: help setup demo test test-all lint docs compatibility clean
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
@@ -42,6 +42,12 @@ lint: setup ## Check style, types and safety
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo setup.py
+
+docs: ## Build the documentation site in docs/_build/html, links checked
+	@test -x .venv-docs/bin/python || $(or $(PYTHON),python3) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install -q -r requirements/docs.txt
+	@.venv-docs/bin/python -m sphinx -W --keep-going -q -c docs . docs/_build/html
+	@echo docs/_build/html/docs/index.html
 
 compatibility: setup ## Show what the table of stacks has: versions, tests and demo of a stack
 	@$(PY) -c 'from mmrla import compat; print(compat.describe())'

@@ -9,19 +9,21 @@ import cv2
 import torch
 from mmengine.config import Config
 
+from mmrla.checkpoints.convert import convert_once
 from mmrla.checkpoints.verify import carried_config
 from mmrla.engine.checkpoint_io import load_foreign
 from mmrla.engine.config import load_config
 from mmrla.errors import UserError
 
-__all__ = ['add_arguments', 'image_files', 'network_config']
+__all__ = ['add_arguments', 'image_files', 'network_config', 'ready_checkpoint']
 
+CHECKPOINT = 'checkpoint of mmrla, or a published file of RLANet as downloaded'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that all examples have."""
-    parser.add_argument('checkpoint', help='checkpoint of mmrla')
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('images', nargs='+', help='images, or folders of images')
     parser.add_argument('--config', help='config; by default the checkpoint carries it')
     parser.add_argument(
@@ -50,6 +52,14 @@ def image_files(paths: List[str]) -> List[str]:
         if cv2.imread(file) is None:
             raise UserError(f'{file}: cannot be read as an image')
     return files
+
+
+def ready_checkpoint(path: str) -> str:
+    """The checkpoint to load: a published file is converted beside itself, once."""
+    checkpoint = convert_once(path)
+    if checkpoint != Path(path).expanduser():
+        print(f'{path}: a released file, converted to {checkpoint}')
+    return str(checkpoint)
 
 
 def network_config(

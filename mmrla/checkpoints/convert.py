@@ -15,9 +15,11 @@ from ..engine.checkpoint_io import (
     CheckpointError,
     PathLike,
     load_foreign,
+    save_file,
     sha256_of,
     weights_of,
 )
+from ..errors import UserError
 from ..models.wiring import decode
 from ..version import __version__
 from .names import to_ours, to_released
@@ -44,6 +46,8 @@ _DETECTORS = {
     'roi_head.bbox_head.fc_cls.weight': ('faster_rcnn', lambda n: n - 1),
     'bbox_head.retina_cls.weight': ('retinanet', lambda n: n // 9),
 }
+#: Modules of a hidden state, as the released code names them.
+_RELEASED = re.compile(r'(^|\.)(stage_bns|conv_outs|recurrent_(ds)?convs?|bn_rla)\.')
 #: What the released code computes and drops: the last update of a detector, the
 #: norm of a last state that is used as it is.
 _DROPPED = re.compile(r'(bn2|stage_bns\.3\.\d+|stages\.3\.\d+\.\w*rla)\.')
@@ -272,6 +276,59 @@ def convert(
         return _convert(source, Path(path), arch, task)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
+
+
+def convert_once(path: PathLike) -> Path:
+    """A checkpoint as mmrla reads it; a released file is converted beside itself.
+
+    ``NAME.pth.tar`` or ``NAME.pth`` becomes ``NAME.mmrla.pth``, whole or not at all.
+    It is used again while it comes from this file and this version of mmrla.
+
+    Args:
+        path: A checkpoint. One that the released RLANet code has not written is
+            returned as it is.
+
+    Returns:
+        The checkpoint to load.
+
+    Raises:
+        UserError: If the file cannot be read, is of no known network, or the
+            result cannot be written.
+    """
+    path = Path(path).expanduser()
+    if not _is_released(load_foreign(str(path))):
+        return path
+    stem = re.sub(r'(\.pth)?(\.tar)?$', '', path.name)
+    result = path.with_name(f'{stem}.mmrla.pth')
+    if _is_conversion(result, path):
+        return result
+    checkpoint = convert(path).checkpoint
+    try:
+        save_file(checkpoint, result)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{error}; convert {path} with tools/model_converters/rlanet_to_mmrla.py, '
+            'which takes the name of the file to write'
+        ) from error
+    return result
+
+
+def _is_released(checkpoint: Any) -> bool:
+    """Whether names of the released code's hidden state are among the weights."""
+    entries = checkpoint if isinstance(checkpoint, Mapping) else {}
+    entry = next((entries[k] for k in _WEIGHTS if k in entries), entries)
+    names = entry if isinstance(entry, Mapping) else ()
+    return any(isinstance(name, str) and _RELEASED.search(name) for name in names)
+
+
+def _is_conversion(result: Path, path: Path) -> bool:
+    """Whether a file is there and what this version would make of another one."""
+    try:
+        meta = load_foreign(str(result))['meta']
+        found = meta['source']['sha256'], meta['mmrla_version']
+    except (UserError, KeyError, TypeError, IndexError):
+        return False
+    return found == (sha256_of(path), __version__)
 
 
 def _convert(source: Source, path: Path, arch: Optional[str], task: str) -> Converted:

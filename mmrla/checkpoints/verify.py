@@ -27,7 +27,8 @@ class Report:
     Attributes:
         outputs: What the network computes: the scores of the classes under the
             network's name, stage outputs under ``NAME:feat0`` to ``NAME:feat3``.
-        differences: max |difference| / max |golden| of each golden output.
+        differences: Of each golden output the largest absolute difference, over the
+            largest absolute value.
         suspicious: (tensor or layer, what looks wrong).
     """
 

@@ -1,7 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-from unittest import mock
-
 from typing import Any, Dict
+from unittest import mock
 
 import pytest
 import torch
