@@ -276,7 +276,7 @@ def _key_of(cfg: Any, built: Mapping[str, Any]) -> Optional[str]:
         try:
             if all(name in built and built[name] == node[name] for name in node):
                 return key
-        except Exception:  # values that cannot be compared
+        except Exception:  # nosec B112 - values that cannot be compared
             continue
     return found[0][0] if len(found) == 1 else None
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ RESULTS = REPO / 'projects/evidence/results.jsonl'
 
 
 def test_differences_are_paired_by_seed():
-    found = report.difference(
+    found: Any = report.difference(
         {0: 43.0, 1: 44.0, 2: 48.0, 9: 1.0}, {2: 44.0, 1: 42.0, 0: 40.0}
     )
     # 3, 2, 4: mean 3, standard error 1 / sqrt(3); t of two degrees is 4.302653 at
@@ -43,10 +44,10 @@ def test_differences_are_paired_by_seed():
     assert found.high == pytest.approx(3 + half, abs=1e-5)
     assert found.p == pytest.approx(0.035099, abs=1e-6)
     assert report.difference({0: 1.0}, {1: 1.0}) is None
-    one = report.difference({0: 1.0}, {0: 0.5})
+    one: Any = report.difference({0: 1.0}, {0: 0.5})
     assert (one.pairs, one.mean) == (1, 0.5)
     assert math.isnan(one.p)
-    same = report.difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
+    same: Any = report.difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
     assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
 
 
@@ -153,9 +154,11 @@ def test_wide_and_eca_start_as_the_plain_network():
     plain, _ = _model('resnet20_plain')
     for module in plain.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for values in (module.weight, module.bias, module.running_mean):
-                torch.nn.init.normal_(values)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            for name, values in module.state_dict().items():
+                if name == 'running_var':
+                    torch.nn.init.uniform_(values, 0.5, 2)
+                elif values.is_floating_point():
+                    torch.nn.init.normal_(values)
     weights = {f'module.{k}': v for k, v in plain.backbone.state_dict().items()}
     wide, _ = _model('resnet20_wide')
     grown = make_weights.widened(weights, 8)
