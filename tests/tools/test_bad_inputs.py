@@ -191,6 +191,51 @@ VALUES = {
         'head is for 1 classes, train_dataloader.dataset has 2',
     ),
 }
+#: These are found when the training is built, or what it starts from is loaded.
+LATE = {
+    'optimizer that there is not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.optimizer.type=Adamm'],
+        "optim_wrapper.optimizer.type='Adamm'",
+    ),
+    'argument that an optimizer has not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.optimizer.lrr=1'],
+        'optim_wrapper.optimizer.lrr=1',
+    ),
+    'constructor of optimizers that there is not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.constructor=None1'],
+        "optim_wrapper.constructor='None1'",
+    ),
+    'layer-wise decay of mmdet': Refused(
+        [
+            '{config}',
+            OPTIONS,
+            'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
+        ],
+        'not RLAResNet',
+    ),
+    'scheduler that there is not': Refused(
+        ['{config}', OPTIONS, 'param_scheduler.0.type=LinearLRR'],
+        "param_scheduler.0.type='LinearLRR'",
+    ),
+    'loop that there is not': Refused(
+        ['{config}', OPTIONS, 'train_cfg.type=NoLoop'], "train_cfg.type='NoLoop'"
+    ),
+    'hook that there is not': Refused(
+        ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
+        "default_hooks.timer.type='NoHook'",
+    ),
+    'hook that does not go with the model': Refused(
+        ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
+        "default_hooks.timer.type='MeanTeacherHook'",
+    ),
+    'efficient_conv_bn_eval of an RLA backbone': Refused(
+        ['{config}', OPTIONS, 'efficient_conv_bn_eval=backbone'],
+        'in RLAResNet',
+    ),
+    'load_from of another network': Refused(
+        ['{config}', OPTIONS, 'load_from={tmp}/other.pth'], 'belongs to another network'
+    ),
+}
 TEST = {
     'checkpoint that is not there': Refused(
         ['{config}', '{tmp}/none.pth'], 'none.pth does not exist'
@@ -290,7 +335,15 @@ def test_values_in_a_config(name, files, capsys, tiny_coco, tiny_folders, tmp_pa
     work_dir = tmp_path / 'work'
     args = 'Training', name, VALUES[name], 'train', files, capsys, folders, work_dir
     refuse(*args)
-    assert not list(tmp_path.rglob('*.pth'))
+    assert not work_dir.exists()
+
+
+@pytest.mark.parametrize('name', LATE)
+def test_what_a_training_builds_late(name, files, capsys, tiny_coco, tmp_path):
+    work_dir = tmp_path / 'work'
+    args = 'Training', name, LATE[name], 'train', files, capsys, (tmp_path, tiny_coco)
+    refuse(*args, work_dir)
+    assert not work_dir.exists()
 
 
 @pytest.mark.parametrize('name', TEST)
@@ -697,7 +750,7 @@ def test_all_of_it_is_trained_on_and_tested(unusual, detector_config, tmp_path):
 @pytest.mark.skipif(WRITE, reason='it is being written')
 def test_the_page_has_these_inputs_and_no_others():
     sections = {
-        'Training': [*TRAIN, *VALUES],
+        'Training': [*TRAIN, *VALUES, *LATE],
         'Testing': list(TEST),
         'Annotation files': list(ANNOTATIONS),
         'Images of a detector': list(IMAGES),
