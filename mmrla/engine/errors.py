@@ -230,7 +230,8 @@ def config_errors(
         if isinstance(error, ValueError):
             remedy = ''
         else:
-            text = f'{type(error).__name__}: {text}'
+            name = type(error).__name__
+            text = f'{name}: {text}' if text else name
         where = f'{where}: ' if where else ''
         raise UserError(f'{path}: {where}{text}{remedy}') from error
 
@@ -260,7 +261,9 @@ def _find_key(error: BaseException, cfg: Config) -> Optional[str]:
                 words = re.search(r"unexpected keyword argument '(\w+)'", str(error))
                 if words and words[1] in built:
                     return f'{key}.{words[1]}={built[words[1]]!r}'
-                return f'{key}.type={built["type"]!r}'
+                kind = built['type']
+                kind = kind if isinstance(kind, str) else _bare(kind)
+                return f'{key}.type={kind!r}'
             if isinstance(built['type'], str):
                 key = _key_of_value(cfg, built['type'])
                 if key is not None:

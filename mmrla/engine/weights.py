@@ -159,12 +159,10 @@ class Arrivals:
         changed: Set[str] = set()
         for name, tensor in learned(self.model).items():
             if name in numbers:
+                before, now = numbers[name], _number(tensor)
                 near = math.isclose(
-                    numbers[name],
-                    _number(tensor),
-                    rel_tol=1e-6,
-                    abs_tol=1e-6 * tensor.numel(),
-                )
+                    before, now, rel_tol=1e-6, abs_tol=1e-6 * tensor.numel()
+                ) or not (math.isfinite(before) or math.isfinite(now))
                 (kept if near else changed).add(name)
         return kept, changed
 

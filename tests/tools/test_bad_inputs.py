@@ -181,6 +181,51 @@ VALUES = {
         'head ',
     ),
 }
+#: These are found when the training is built, or what it starts from is loaded.
+LATE = {
+    'optimizer that there is not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.optimizer.type=Adamm'],
+        "optim_wrapper.optimizer.type='Adamm'",
+    ),
+    'argument that an optimizer has not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.optimizer.lrr=1'],
+        'optim_wrapper.optimizer.lrr=1',
+    ),
+    'constructor of optimizers that there is not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.constructor=None1'],
+        "optim_wrapper.constructor='None1'",
+    ),
+    'layer-wise decay of mmdet': Refused(
+        [
+            '{config}',
+            OPTIONS,
+            'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
+        ],
+        'not RLAResNet',
+    ),
+    'scheduler that there is not': Refused(
+        ['{config}', OPTIONS, 'param_scheduler.0.type=LinearLRR'],
+        "param_scheduler.0.type='LinearLRR'",
+    ),
+    'loop that there is not': Refused(
+        ['{config}', OPTIONS, 'train_cfg.type=NoLoop'], "train_cfg.type='NoLoop'"
+    ),
+    'hook that there is not': Refused(
+        ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
+        "default_hooks.timer.type='NoHook'",
+    ),
+    'hook that does not go with the model': Refused(
+        ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
+        "default_hooks.timer.type='MeanTeacherHook'",
+    ),
+    'efficient_conv_bn_eval of an RLA backbone': Refused(
+        ['{config}', OPTIONS, 'efficient_conv_bn_eval=backbone'],
+        'in RLAResNet',
+    ),
+    'load_from of another network': Refused(
+        ['{config}', OPTIONS, 'load_from={tmp}/other.pth'], 'belongs to another network'
+    ),
+}
 TEST = {
     'checkpoint that is not there': Refused(['{config}', '{tmp}/none.pth'], 'none.pth'),
     'folder as checkpoint': Refused(['{config}', '{tmp}'], 'checkpoint '),
@@ -270,6 +315,13 @@ def test_arguments_of_training(name, files, capsys, tmp_path, monkeypatch):
 def test_values_in_a_config(name, files, capsys, tmp_path):
     work_dir = tmp_path / 'work'
     refuse('Training', name, VALUES[name], 'train', files, capsys, work_dir)
+    assert not work_dir.exists()
+
+
+@pytest.mark.parametrize('name', LATE)
+def test_what_a_training_builds_late(name, files, capsys, tmp_path):
+    work_dir = tmp_path / 'work'
+    refuse('Training', name, LATE[name], 'train', files, capsys, work_dir)
     assert not work_dir.exists()
 
 
@@ -676,7 +728,7 @@ def test_all_of_it_is_trained_on_and_tested(unusual, detector_config, tmp_path):
 @pytest.mark.skipif(WRITE, reason='it is being written')
 def test_the_page_has_these_inputs_and_no_others():
     sections = {
-        'Training': [*TRAIN, *VALUES],
+        'Training': [*TRAIN, *VALUES, *LATE],
         'Testing': list(TEST),
         'Annotation files': list(ANNOTATIONS),
         'Images of a detector': list(IMAGES),
