@@ -143,7 +143,8 @@ def _check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
 
 def _reads_words(dataset: Any) -> bool:
     return any(
-        getattr(leaf, 'return_classes', False) for _, leaf in data.leaves(dataset, '')
+        getattr(leaf, 'return_classes', False)
+        for _, leaf in data.leaf_datasets(dataset, '')
     )
 
 

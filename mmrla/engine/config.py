@@ -24,8 +24,9 @@ from .. import compat, zoo
 from ..errors import UserError, one_line
 from ..version import __version__
 from . import checks
+from .data import leaf_datasets
 from .errors import DEBUG, config_errors
-from .layout import explained, leaf_datasets, type_name
+from .layout import explained, type_name
 
 __all__ = [
     'DATALOADERS',

@@ -42,7 +42,7 @@ __all__ = [
     'check_metrics',
     'check_pictures',
     'check_same_folders',
-    'leaves',
+    'leaf_datasets',
 ]
 
 # How much of a file's end is searched for the mark that ends an image: some have
@@ -188,27 +188,31 @@ class _Part(NamedTuple):
         return map(self.dataset.get_data_info, range(len(self.dataset)))
 
 
-def leaves(dataset: Any, key: str) -> Iterator[Tuple[str, Any]]:
-    """The data sets inside wrappers (repeated, concatenated, ...) and their keys.
+def leaf_datasets(dataset: Any, key: str) -> Iterator[Tuple[str, Any]]:
+    """The data sets inside wrappers (repeated, balanced, concatenated, ...).
 
     Args:
-        dataset: A built data set.
+        dataset: A data set, built or as a config.
         key (str): Its key in the config, such as 'train_dataloader.dataset'.
+
+    Yields:
+        The key and the data set or config of each that reads files.
     """
-    inner, parts = getattr(dataset, 'dataset', None), getattr(dataset, 'datasets', None)
-    if parts:
-        for number, part in enumerate(parts):
-            yield from leaves(part, f'{key}.datasets.{number}')
+    inside = dataset if isinstance(dataset, dict) else getattr(dataset, '__dict__', {})
+    inner, several = inside.get('dataset'), inside.get('datasets')
+    if several:
+        for number, part in enumerate(several):
+            yield from leaf_datasets(part, f'{key}.datasets.{number}')
     elif inner is not None:
-        yield from leaves(inner, f'{key}.dataset')
-    else:
+        yield from leaf_datasets(inner, f'{key}.dataset')
+    elif dataset is not None:
         yield key, dataset
 
 
 def _parts(dataset: Any, key: str) -> List[_Part]:
     return [
         _Part(name, leaf, list(_transforms(getattr(leaf, 'pipeline', None))))
-        for name, leaf in leaves(dataset, key)
+        for name, leaf in leaf_datasets(dataset, key)
         if hasattr(leaf, 'get_data_info')
     ]
 

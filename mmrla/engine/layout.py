@@ -26,7 +26,6 @@ __all__ = [
     'build_evaluator',
     'default_scope',
     'explained',
-    'leaf_datasets',
     'type_name',
 ]
 
@@ -51,29 +50,6 @@ def type_name(cfg: Any) -> str:
     kind = cfg.get('type', '')
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
     return name.rsplit('.', 1)[-1]
-
-
-def leaf_datasets(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
-    """The datasets inside wrappers (repeated, balanced, concatenated, ...).
-
-    Args:
-        cfg: A dataset's config.
-        key (str): Its key, like 'train_dataloader.dataset'.
-
-    Yields:
-        The key and the config of each dataset that reads files.
-    """
-    if not isinstance(cfg, dict):
-        return
-    inner = {k: v for k, v in cfg.items() if k in ('dataset', 'datasets')}
-    for name, value in inner.items():
-        if isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                yield from leaf_datasets(item, f'{key}.{name}.{index}')
-        else:
-            yield from leaf_datasets(value, f'{key}.{name}')
-    if not inner:
-        yield key, cfg
 
 
 def _metrics(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
@@ -139,7 +115,7 @@ def explained(cfg: Config, parts: Sequence[str]) -> Iterator[None]:
             for part in parts:
                 loader = cfg.get(f'{part}_dataloader') or {}
                 key = f'{part}_dataloader.dataset'
-                for name, leaf in leaf_datasets(loader.get('dataset'), key):
+                for name, leaf in data.leaf_datasets(loader.get('dataset'), key):
                     # Transforms are no matter of files.
                     if not _builds(DATASETS, {**leaf, 'pipeline': []}):
                         _explain_dataset(leaf, name)
@@ -199,17 +175,6 @@ def _check_paths(cfg: Any, key: str) -> None:
     if isinstance(ann_file, str) and ann_file and cfg.get('backend_args') is None:
         remedy = f'put it there or name another one with --cfg-options {key}.ann_file'
         check_file(osp.join(root, ann_file), 'annotation file', f'{remedy}=FILE')
-    prefixes = cfg.get('data_prefix') or {}
-    if isinstance(prefixes, str):
-        prefixes = {'': prefixes}
-    for name, prefix in prefixes.items():
-        folder = osp.join(root, prefix or '')
-        if isinstance(prefix, str) and is_local(folder) and not osp.isdir(folder):
-            option = f'{key}.data_prefix' + (f'.{name}' if name else '')
-            raise UserError(
-                f'image folder {folder} does not exist{_archives(root)}; put the '
-                f'images there or name their folder with --cfg-options {option}=FOLDER'
-            )
 
 
 def _class_of(cfg: Any) -> Any:

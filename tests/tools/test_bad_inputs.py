@@ -154,7 +154,7 @@ VALUES = {
     ),
     'transform that there is not': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.0.type=No'],
-        'No is not in',
+        ' No ',
     ),
     'metric that there is not': Refused(
         ['{config}', OPTIONS, 'val_evaluator.metric=box'], 'box'
