@@ -182,11 +182,6 @@ def read_source(path: PathLike) -> Source:
                 'a plain ResNet, which needs no conversion: name it as it is, '
                 "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
             )
-        elif any(stem.startswith('features.0.0.') for stem in stems.values()):
-            kind = (
-                "a plain MobileNetV2 in torchvision's names, which this tool does not "
-                "convert; RLAMobileNetV2 takes the files of mmpretrain's MobileNetV2"
-            )
         raise CheckpointError(f'{path}: {kind} (stages.0.0.conv1.weight is not in it)')
     meta = container.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
