@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torchvision
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
@@ -101,10 +100,6 @@ def other_network(src, path):
     torch.save({'features.0.weight': torch.zeros(3)}, path)
 
 
-def plain_mobilenet(src, path):
-    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
-
-
 def wrong_shape(src, path):
     content = read(src)
     content['state_dict']['module.conv2.0.weight'] = torch.zeros(1280, 353, 1, 1)
@@ -123,7 +118,6 @@ def logs(src, path):
         (page, [], 'is truncated or no file of torch.save'),
         (logs, [], 'refused: loading it needs mmengine.logging'),
         (other_network, [], 'no weights of a released network'),
-        (plain_mobilenet, [], "a plain MobileNetV2 in torchvision's names"),
         (wrong_shape, [], 'conv2.0.weight is (1280, 353, 1, 1)'),
         (None, ['--arch', 'rla_resnet50'], 'not the weights of rla_resnet50'),
         (None, ['--arch', 'resnet-50'], "'resnet-50' names no released network"),

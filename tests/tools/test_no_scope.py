@@ -182,6 +182,19 @@ def test_benchmark_refuses_both_at_once(capsys, detector, classifier):
     assert 'cannot be compared' in line
 
 
+def test_benchmark_of_a_detector(capsys, tmp_path, detector):
+    """The result, the figure, and few lines in a log."""
+    options = ['--shape', 64, 64, '--batch-size', 1, '--rounds', 20, '--warmup', 0]
+    tool = 'analysis_tools/benchmark'
+    call(tool, detector[0], *options, '--out', tmp_path / 'out')
+    files = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert files == {f'benchmark.{kind}' for kind in ('json', 'png', 'svg', 'csv')}
+    record = json.loads((tmp_path / 'out/benchmark.json').read_text())
+    assert record['form']['shape'] == [64, 64]
+    assert [result['ratio'] for result in record['results']] == [1.0]
+    assert capsys.readouterr().err.count('rounds timed') == 10
+
+
 def _example(monkeypatch, name, *args):
     """Call an example of demo/, as a program that finds its neighbours."""
     monkeypatch.setattr(sys, 'path', [str(REPO / 'demo'), *sys.path])
