@@ -57,6 +57,10 @@ SETS: Dict[str, Dict[str, str]] = {
         'Faster R-CNN R50': 'faster_rcnn/faster-rcnn_r50_fpn_4xb2-1x_coco.py',
         '+RLA': 'faster_rcnn/faster-rcnn_rla-r50_fpn_4xb2-1x_coco.py',
     },
+    'mask-rcnn': {
+        'Mask R-CNN R50': 'mask_rcnn/mask-rcnn_r50_fpn_4xb2-1x_coco.py',
+        '+RLA': 'mask_rcnn/mask-rcnn_rla-r50_fpn_4xb2-1x_coco.py',
+    },
     'retinanet': {
         'RetinaNet R50': 'retinanet/retinanet_r50_fpn_4xb2-1x_coco.py',
         '+RLA': 'retinanet/retinanet_rla-r50_fpn_4xb2-1x_coco.py',
