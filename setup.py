@@ -125,6 +125,7 @@ EXTRAS = {
     'mmpretrain': [dist('mmpretrain'), 'torchvision>=0.16'],
     'demo': requirements('demo'),
     'look': requirements('look'),
+    'runtimes': requirements('runtimes'),
     'tests': requirements('tests'),
 }
 EXTRAS['all'] = [r for name, rs in EXTRAS.items() if name != 'onedl' for r in rs]
