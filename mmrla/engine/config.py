@@ -318,7 +318,6 @@ def set_tta(cfg: Config) -> None:
     """Test-time augmentation: the config's own, else a horizontal flip."""
     leaves = list(leaf_datasets(cfg.test_dataloader.dataset, ''))
     is_classifier = library(cfg) == 'mmpretrain'
-    scope = 'mmpretrain' if is_classifier else 'mmdet'
     painted = cfg.get('default_hooks', {}).get('visualization') or {}
     if is_classifier and painted.get('enable'):
         raise UserError(
@@ -346,8 +345,9 @@ def set_tta(cfg: Config) -> None:
                 'flip',
                 'flip_direction',
             )
-        flips = [dict(type=f'{scope}.RandomFlip', prob=p) for p in (1.0, 0.0)]
-        test = dict(type=f'{scope}.TestTimeAug', transforms=[flips, [pack]])
+        flip = 'RandomFlip' if is_classifier else 'mmdet.RandomFlip'
+        flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
+        test = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*head, test]
     evaluators = cfg.test_evaluator
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
