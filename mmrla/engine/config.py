@@ -329,7 +329,7 @@ def set_tta(cfg: Config) -> None:
             dict(type='mmpretrain.AverageClsScoreTTA')
             if is_classifier
             else dict(
-                type='mmdet.DetTTAModel',
+                type='DetTTAModel',
                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
             )
         )
