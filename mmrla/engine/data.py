@@ -291,16 +291,18 @@ def _some(names: Sequence[str]) -> str:
 # --- classes ------------------------------------------------------------------
 
 
-def _check_folders(part: _Part, labels: Set[Any]) -> None:
+def _check_folders(part: _Part, labels: Set[int]) -> None:
     """Refuse a folder of a class that has no image in it."""
     folders = getattr(part.dataset, 'folder_to_idx', None) or {}
-    empty = [name for name, label in folders.items() if label not in labels]
-    # A subset may well do without.
-    if empty and getattr(part.dataset, '_indices', None) is None:
-        raise UserError(
-            f'{osp.join(part.dataset.img_prefix, empty[0])} has no image; so do '
-            f'{len(empty)} of {len(folders)} class folders'
-        )
+    for name, label in folders.items():
+        folder = osp.join(getattr(part.dataset, 'img_prefix', ''), name)
+        # A subset may do without images of a class.
+        if label not in labels and osp.isdir(folder):
+            files = (f for _, _, files in os.walk(folder) for f in files)
+            if not any(map(part.dataset.is_valid_file, files)):
+                raise UserError(
+                    f'{folder} has no image; it is one of {len(folders)} class folders'
+                )
 
 
 def check_same_folders(parts: Sequence[Tuple[str, Any]]) -> None:
@@ -455,7 +457,7 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
     has_files = bool(getattr(part.dataset, 'ann_file', '')) and part.is_on_disk()
     masks, bitmaps = part.loads('with_mask'), part.loads('with_mask', 'poly2mask')
     objects, known, strange = Objects(), part.loads('with_bbox'), False
-    labels: Set[Any] = set()
+    labels: Set[int] = set()
     listed: Dict[str, Set[str]] = {}
     missing: List[str] = []
     for index, info in enumerate(part.infos()):
@@ -471,7 +473,8 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
                 listed[folder] = set(names)
             if name not in listed[folder]:
                 missing.append(info['img_path'])
-        labels.add(info.get('gt_label'))
+        label = info.get('gt_label')
+        labels.update([label] if isinstance(label, int) else [])
         size = _size(info)
         for scale in scales if size else ():
             _check_shape(info, scale, part.source)

@@ -74,7 +74,10 @@ def build_dataset(cfg: Config, part: str) -> Any:
     """
     with explained(cfg, [part]), config_errors(cfg.filename):
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            return DATASETS.build(cfg[f'{part}_dataloader'].dataset)
+            dataset = DATASETS.build(cfg[f'{part}_dataloader'].dataset)
+            if hasattr(dataset, 'full_init'):  # as the runner does
+                dataset.full_init()
+            return dataset
 
 
 def build_evaluator(cfg: Config, part: str) -> Any:

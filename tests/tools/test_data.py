@@ -516,6 +516,28 @@ def test_a_list_without_labels(unlabelled, tmp_path, capsys):
     refused(capsys, CHECK, unlabelled, 'dark/none.png')
 
 
+LABELLED = {
+    'fold': "dict(type='KFoldDataset', num_splits=2, dataset=a)",
+    'subset': 'dict(a, indices=3)',
+    'several labels': "dict(type='MultiLabelDataset', data_root=a.data_root, "
+    "ann_file={path!r}, data_prefix='train', pipeline=a.pipeline)",
+}
+
+
+@pytest.mark.parametrize('name', LABELLED)
+def test_classifiers_data_pass(name, classifier_config, tmp_path, capsys):
+    """Also without an image of some class, and with several labels an image."""
+    image = dict(img_path='dark/dark0.png', gt_label=[0, 1])
+    content = dict(metainfo=dict(classes=['dark', 'light']), data_list=[image])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    changed = LABELLED[name].format(path=str(tmp_path / 'a.json'))
+    (tmp_path / 'c.py').write_text(
+        f'_base_ = {str(classifier_config)!r}\na = _base_.train_dataloader.dataset\n'
+        f'train_dataloader = dict(dataset=dict(_delete_=True, **{changed}))'
+    )
+    told(capsys, tmp_path / 'c.py', 'train: ', '2 classes', parts=['train'])
+
+
 def test_home_stands_in_paths(root, config, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     text = dataset(data_root='~/coco')
@@ -581,6 +603,7 @@ WRAPPED = {
     'repeated': "dict(type='RepeatDataset', times=2, dataset=a)",
     'balanced': "dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=a)",
     'concatenated': "dict(type='ConcatDataset', datasets=[a, dict(a, indices=[1])])",
+    'lazy': 'dict(a, lazy_init=True)',
     'background': "dict(type='ConcatDataset', datasets=[a, empty])",
     'mixed': "dict(type='MultiImageMixDataset', dataset=a, pipeline=[dict("
     "type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')])",
