@@ -316,7 +316,6 @@ def set_tta(cfg: Config) -> None:
     """Test-time augmentation: the config's own, else a horizontal flip."""
     leaves = list(leaf_datasets(cfg.test_dataloader.dataset, ''))
     is_classifier = library(cfg) == 'mmpretrain'
-    scope = 'mmpretrain' if is_classifier else 'mmdet'
     painted = cfg.get('default_hooks', {}).get('visualization') or {}
     if is_classifier and painted.get('enable'):
         raise UserError(
@@ -328,7 +327,7 @@ def set_tta(cfg: Config) -> None:
             dict(type='mmpretrain.AverageClsScoreTTA')
             if is_classifier
             else dict(
-                type='mmdet.DetTTAModel',
+                type='DetTTAModel',
                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
             )
         )
@@ -344,8 +343,9 @@ def set_tta(cfg: Config) -> None:
                 'flip',
                 'flip_direction',
             )
-        flips = [dict(type=f'{scope}.RandomFlip', prob=p) for p in (1.0, 0.0)]
-        test = dict(type=f'{scope}.TestTimeAug', transforms=[flips, [pack]])
+        flip = 'RandomFlip' if is_classifier else 'mmdet.RandomFlip'
+        flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
+        test = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*head, test]
     evaluators = cfg.test_evaluator
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:

@@ -291,16 +291,18 @@ def _some(names: Sequence[str]) -> str:
 # --- classes ------------------------------------------------------------------
 
 
-def _check_folders(part: _Part, labels: Set[Any]) -> None:
+def _check_folders(part: _Part, labels: Set[int]) -> None:
     """Refuse a folder of a class that has no image in it."""
     folders = getattr(part.dataset, 'folder_to_idx', None) or {}
-    empty = [name for name, label in folders.items() if label not in labels]
-    # A subset may well do without.
-    if empty and getattr(part.dataset, '_indices', None) is None:
-        raise UserError(
-            f'{osp.join(part.dataset.img_prefix, empty[0])} has no image; so do '
-            f'{len(empty)} of {len(folders)} class folders'
-        )
+    for name, label in folders.items():
+        folder = osp.join(getattr(part.dataset, 'img_prefix', ''), name)
+        # A subset may do without images of a class.
+        if label not in labels and osp.isdir(folder):
+            files = (f for _, _, files in os.walk(folder) for f in files)
+            if not any(map(part.dataset.is_valid_file, files)):
+                raise UserError(
+                    f'{folder} has no image; it is one of {len(folders)} class folders'
+                )
 
 
 def check_same_folders(parts: Sequence[Tuple[str, Any]]) -> None:
@@ -455,7 +457,7 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
     has_files = bool(getattr(part.dataset, 'ann_file', '')) and part.is_on_disk()
     masks, bitmaps = part.loads('with_mask'), part.loads('with_mask', 'poly2mask')
     objects, known, strange = Objects(), part.loads('with_bbox'), False
-    labels: Set[Any] = set()
+    labels: Set[int] = set()
     listed: Dict[str, Set[str]] = {}
     missing: List[str] = []
     for index, info in enumerate(part.infos()):
@@ -471,20 +473,23 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
                 listed[folder] = set(names)
             if name not in listed[folder]:
                 missing.append(info['img_path'])
-        labels.add(info.get('gt_label'))
+        label = info.get('gt_label')
+        labels.update([label] if isinstance(label, int) else [])
         size = _size(info)
         for scale in scales if size else ():
             _check_shape(info, scale, part.source)
+        if 'segments_info' in info:  # panoptic: objects are in pictures
+            strange = True
+            continue
         for instance in info.get('instances') or ():
             box, label = instance.get('bbox'), instance.get('bbox_label')
             if not isinstance(label, (int, np.integer)) or np.shape(box) != (4,):
                 strange = True
                 break
             known = True
-            panoptic = 'segments_info' in info  # its masks are in pictures
-            if masks and not panoptic:
+            if masks:
                 _check_mask(instance, info, part, bitmaps)
-            objects.add(instance, size or (np.inf, np.inf), masks and not panoptic)
+            objects.add(instance, size or (np.inf, np.inf), masks)
     else:
         _check_folders(part, labels)
     if missing:
@@ -608,15 +613,15 @@ def _look_at_images(part: _Part, deadline: float) -> None:
                 break
             chunk = indices[start : start + _CHUNK]
             infos = [part.dataset.get_data_info(int(i)) for i in chunk]
-            paths = [info['img_path'] for info in infos]
             sizes = [_size(info) for info in infos]
             good: Iterable[bool] = [False] * len(infos)
             if is_on_disk:
+                paths = (info['img_path'] for info in infos)
                 good = pool.map(_is_as_told, paths, sizes)
-            for is_good, path, size in zip(good, paths, sizes):
-                found = size if is_good else _load(load, path, is_on_disk)
+            for is_good, info, size in zip(good, infos, sizes):
+                found = size if is_good else _load(load, info, is_on_disk)
                 if size and found and found != size:
-                    other.append(f'{path} is {_by(found)}, not {_by(size)}')
+                    other.append(f'{info["img_path"]} is {_by(found)}, not {_by(size)}')
     if other:
         _warn(
             f'{part.key}: {len(other)} images do not have the size in {part.source}: '
@@ -635,13 +640,14 @@ def _by(size: Tuple[int, int]) -> str:
     return f'{size[0]}x{size[1]}'
 
 
-def _load(load: Any, path: str, is_on_disk: bool) -> Optional[Tuple[int, int]]:
+def _load(load: Any, info: Dict[str, Any], is_on_disk: bool) -> Optional[Tuple]:
     """The width and height of an image as a pipeline loads it."""
+    path = info['img_path']
     try:
         if is_on_disk and not osp.getsize(path):
             raise ValueError('it is empty')
         # None with ignore_empty: another takes its place.
-        found = load(dict(img_path=path))
+        found = load(info)
     except Exception as error:
         reason = one_line(error)
         if isinstance(error, AssertionError):  # mmcv's for what it cannot decode
@@ -715,24 +721,25 @@ def _check_metric(metric: Any, api: Any, dataset: Any, key: str) -> None:
     infos = {info.get('img_id'): info for info in every}
     if not infos or None in infos:
         return
-    source, theirs = f'the annotation file of {key}', parts[0].source
+    source, ours = f'the annotation file of {key}', parts[0].source
     remedy = f'name the file of the data set with --cfg-options {key}.ann_file=FILE'
     strangers = [i for i in infos if i not in api.imgs]
     if strangers:
         raise UserError(
             f'{source} has no image {strangers[0]!r}; {len(strangers)} of {len(infos)} '
-            f'images of {theirs} are not in it; {remedy}'
+            f'images of {ours} are not in it; {remedy}'
         )
-    verdicts = (_agree(infos[i], api.img_ann_map.get(i, ())) for i in infos)
+    annotated = getattr(api, 'img_ann_map', None) or api.imgToAnns
+    verdicts = (_agree(infos[i], annotated.get(i, ())) for i in infos)
     known = [verdict for verdict in verdicts if verdict is not None]
     if known and sum(known) < len(known) / 2:
         raise UserError(
-            f'{source} has other objects than {theirs} in {len(known) - sum(known)} of '
+            f'{source} has other objects than {ours} in {len(known) - sum(known)} of '
             f'{len(known)} images of the same id; {remedy}'
         )
-    if not hasattr(metric, 'img_ids'):
-        return  # no metric of boxes
     classes = parts[0].classes
+    if not hasattr(metric, 'img_ids') or not classes:
+        return  # no metric of boxes with classes
     names = {c['id']: c['name'] for c in api.dataset['categories']}
     is_lvis = hasattr(metric, '_lvis_api')
     ids = api.get_cat_ids() if is_lvis else api.get_cat_ids(cat_names=list(classes))
@@ -760,4 +767,6 @@ def _agree(
     boxes = np.array(ours, float)
     boxes[:, 2:] -= boxes[:, :2]
     overlap = mask.iou(boxes, theirs, [False] * len(theirs))
-    return bool((overlap.max(1) >= 0.5).mean() >= 0.5)
+    # One of them may be of some classes only.
+    best = overlap.max(0 if len(theirs) < len(ours) else 1)
+    return bool((best >= 0.5).mean() >= 0.5)

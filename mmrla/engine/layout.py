@@ -84,7 +84,10 @@ def build_dataset(cfg: Config, part: str) -> Any:
     """
     with explained(cfg, [part]), config_errors(cfg.filename):
         with default_scope(cfg):
-            return DATASETS.build(cfg[f'{part}_dataloader'].dataset)
+            dataset = DATASETS.build(cfg[f'{part}_dataloader'].dataset)
+            if hasattr(dataset, 'full_init'):  # as the runner does
+                dataset.full_init()
+            return dataset
 
 
 def build_evaluator(cfg: Config, part: str) -> Any:

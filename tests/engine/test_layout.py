@@ -87,7 +87,7 @@ def test_wrong_class_folders(
 
 def test_an_empty_class(imagenet: Dict[str, Any]) -> None:
     Path(imagenet['data_root'], 'train', 'dog', '0.JPEG').unlink()
-    with pytest.raises(UserError, match='dog has no image; so do 1 of 2'):
+    with pytest.raises(UserError, match='dog has no image; it is one of 2'):
         check_data(_build(imagenet), KEY)
 
 

@@ -516,6 +516,28 @@ def test_a_list_without_labels(unlabelled, tmp_path, capsys):
     refused(capsys, CHECK, unlabelled, 'dark/none.png')
 
 
+LABELLED = {
+    'fold': "dict(type='KFoldDataset', num_splits=2, dataset=a)",
+    'subset': 'dict(a, indices=3)',
+    'several labels': "dict(type='MultiLabelDataset', data_root=a.data_root, "
+    "ann_file={path!r}, data_prefix='train', pipeline=a.pipeline)",
+}
+
+
+@pytest.mark.parametrize('name', LABELLED)
+def test_classifiers_data_pass(name, classifier_config, tmp_path, capsys):
+    """Also without an image of some class, and with several labels an image."""
+    image = dict(img_path='dark/dark0.png', gt_label=[0, 1])
+    content = dict(metainfo=dict(classes=['dark', 'light']), data_list=[image])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    changed = LABELLED[name].format(path=str(tmp_path / 'a.json'))
+    (tmp_path / 'c.py').write_text(
+        f'_base_ = {str(classifier_config)!r}\na = _base_.train_dataloader.dataset\n'
+        f'train_dataloader = dict(dataset=dict(_delete_=True, **{changed}))'
+    )
+    told(capsys, tmp_path / 'c.py', 'train: ', '2 classes', parts=['train'])
+
+
 def test_home_stands_in_paths(root, config, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     text = dataset(data_root='~/coco')
@@ -581,6 +603,7 @@ WRAPPED = {
     'repeated': "dict(type='RepeatDataset', times=2, dataset=a)",
     'balanced': "dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=a)",
     'concatenated': "dict(type='ConcatDataset', datasets=[a, dict(a, indices=[1])])",
+    'lazy': 'dict(a, lazy_init=True)',
     'background': "dict(type='ConcatDataset', datasets=[a, empty])",
     'mixed': "dict(type='MultiImageMixDataset', dataset=a, pipeline=[dict("
     "type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')])",
@@ -741,3 +764,48 @@ val_evaluator = test_evaluator = dict(format_only=True, outfile_prefix={str(root
 )
 def test_other_kinds_pass(kind, root, config, capsys):
     told(capsys, config(kind(root)), 'train: 8 images', 'val: 5 images')
+
+
+PURE_PYTHON = """
+from mmengine.dataset import DefaultSampler
+from mmpretrain.datasets import CustomDataset, LoadImageFromFile, PackInputs
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models import CrossEntropyLoss, ImageClassifier, LinearClsHead
+
+custom_imports = dict(imports=['mmrla'], allow_failed_imports=False)
+default_scope = None
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type='mmpretrain.RLAResNet', depth=50, rla_channels=4,
+                  base_channels=8, stem_channels=8),
+    neck=dict(type='mmpretrain.GlobalAveragePooling'),
+    head=dict(type=LinearClsHead, num_classes=2, in_channels=256,
+              loss=dict(type=CrossEntropyLoss), topk=(1,)))
+data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', num_classes=2)
+loader = dict(batch_size=2, num_workers=0, sampler=dict(type=DefaultSampler))
+data = dict(type=CustomDataset, data_root={root!r},
+            pipeline=[dict(type=LoadImageFromFile), dict(type=PackInputs)])
+train_dataloader = dict(loader, dataset=dict(data, data_prefix='train'))
+val_dataloader = dict(loader, dataset=dict(data, data_prefix='val'))
+test_dataloader = val_dataloader
+val_evaluator = dict(type=Accuracy, topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+"""
+
+
+def test_a_config_in_pure_python(tiny_folders, tmp_path, capsys):
+    path = tmp_path / 'pure.py'
+    path.write_text(PURE_PYTHON.format(root=str(tiny_folders)))
+    told(capsys, path, 'train: 8 images, 2 classes')
+    call('train', path, '--work-dir', tmp_path / 'w')
+    log = next((tmp_path / 'w').glob('*/vis_data/config.py')).read_text()
+    assert "collate_fn=dict(type='default_collate')" in log.replace(' ', '')
+    args = '--work-dir', tmp_path / 't', '--tta', '--out', tmp_path / 'out.pkl'
+    call('test', path, tmp_path / 'w/epoch_1.pth', *args)
+    assert 'accuracy/top1' in metrics(tmp_path / 't')
+    with (tmp_path / 'out.pkl').open('rb') as file:
+        assert len(pickle.load(file)) == 6
