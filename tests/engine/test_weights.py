@@ -1,4 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+from typing import Any, Dict
 from unittest import mock
 
 import pytest
@@ -179,7 +180,7 @@ def test_depths_are_told_apart(tmp_path, no_init, file, network, message):
 
 
 #: Networks of which a part is new beside a plain ResNet's weights.
-PARTLY_NEW = {
+PARTLY_NEW: Dict[str, Any] = {
     'GCNet': dict(
         plugins=[
             dict(

@@ -267,8 +267,12 @@ def test_a_model_that_renames_weights_starts_from_them(
 
 
 def test_a_flexible_runner_trains(trained, detector_config, tmp_path):
-    options = 'runner_type=FlexibleRunner', 'strategy.type=SingleDeviceStrategy'
-    options += ('train_cfg.max_epochs=1', f'load_from={trained / "epoch_2.pth"}')
+    options = (
+        'runner_type=FlexibleRunner',
+        'strategy.type=SingleDeviceStrategy',
+        'train_cfg.max_epochs=1',
+        f'load_from={trained / "epoch_2.pth"}',
+    )
     args = '--work-dir', tmp_path / 'run', '--cfg-options', *options
     call('train', detector_config, *args)
     log = newest_log(tmp_path / 'run')
