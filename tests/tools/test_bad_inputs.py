@@ -350,6 +350,7 @@ def test_what_a_training_builds_late(name, files, capsys, tiny_coco, tmp_path):
 def test_arguments_of_testing(name, files, capsys, tmp_path):
     folders, work_dir = [tmp_path], tmp_path / 'work'
     refuse('Testing', name, TEST[name], 'test', files, capsys, folders, work_dir)
+    assert not work_dir.exists()
 
 
 # --- annotation files ---------------------------------------------------------
