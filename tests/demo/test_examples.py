@@ -291,3 +291,19 @@ def test_bad_video_ends_with_one_line(detector, photos, tmp_path, capsys):
         example('detect_video')(detector, photos / 'notes.txt', tmp_path / 'out.mp4')
     assert ended.value.code == 2
     assert 'cannot be read as a video' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'name, wrong',
+    [('detect_image', 'classifier'), ('classify_image', 'detector')],
+)
+def test_a_checkpoint_of_the_other_task_is_one_line(
+    name, wrong, photos, capsys, request
+):
+    checkpoint = request.getfixturevalue(wrong)
+    with pytest.raises(SystemExit) as ended:
+        example(name)(checkpoint, photos / 'a.png', '--device', 'cpu')
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert f'{checkpoint} is of a {wrong}' in lines[-1]
+    assert not any('Traceback' in line for line in lines)

@@ -327,7 +327,9 @@ def test_what_a_training_builds_late(name, files, capsys, tmp_path):
 
 @pytest.mark.parametrize('name', TEST)
 def test_arguments_of_testing(name, files, capsys, tmp_path):
-    refuse('Testing', name, TEST[name], 'test', files, capsys, tmp_path / 'work')
+    work_dir = tmp_path / 'work'
+    refuse('Testing', name, TEST[name], 'test', files, capsys, work_dir)
+    assert not work_dir.exists()
 
 
 # --- annotation files ---------------------------------------------------------

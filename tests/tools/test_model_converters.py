@@ -5,8 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS, DefaultScope
+
+from mmrla.engine.upstream import load_tool
 
 from .conftest import TOOLS, call, error_line, run
 
@@ -100,6 +104,15 @@ def other_network(src, path):
     torch.save({'features.0.weight': torch.zeros(3)}, path)
 
 
+def plain_mobilenet(src, path):
+    """In torchvision's names."""
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
+
+
+def plain_resnet(src, path):
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+
+
 def wrong_shape(src, path):
     content = read(src)
     content['state_dict']['module.conv2.0.weight'] = torch.zeros(1280, 353, 1, 1)
@@ -118,6 +131,9 @@ def logs(src, path):
         (page, [], 'is truncated or no file of torch.save'),
         (logs, [], 'refused: loading it needs mmengine.logging'),
         (other_network, [], 'no weights of a released network'),
+        (plain_mobilenet, [], "a plain MobileNetV2 in torchvision's names"),
+        (plain_mobilenet, ['--arch', 'rla_mobilenetv2_k32'], 'a plain MobileNetV2'),
+        (plain_resnet, [], 'a plain network, which needs no conversion'),
         (wrong_shape, [], 'conv2.0.weight is (1280, 353, 1, 1)'),
         (None, ['--arch', 'rla_resnet50'], 'not the weights of rla_resnet50'),
         (None, ['--arch', 'resnet-50'], "'resnet-50' names no released network"),
@@ -328,3 +344,22 @@ def test_conversion_of_200_megabytes_takes_10_seconds_and_1_gigabyte(
     # The processor's time: others may use the machine too.
     assert seconds < 10
     assert kilobytes * 1024 < 1e9
+
+
+def test_a_plain_mobilenet_starts_as_the_message_says(tmp_path):
+    """mmpretrain's tool renames torchvision's file, and RLA-MobileNetV2 takes it."""
+    plain = torchvision.models.mobilenet_v2()
+    torch.save(plain.state_dict(), tmp_path / 'src.pth')
+    load_tool('mmpretrain', 'model_converters/mobilenetv2_to_mmpretrain.py').convert(
+        tmp_path / 'src.pth', tmp_path / 'dst.pth'
+    )
+    path = str(tmp_path / 'dst.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        backbone = MODELS.build(dict(type='RLAMobileNetV2', init_cfg=init_cfg))
+    backbone.init_weights()
+    assert (
+        backbone.layer2[0]
+        .conv[0]
+        .conv.weight.equal(plain.features[2].conv[0][0].weight)
+    )

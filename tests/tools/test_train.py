@@ -348,3 +348,91 @@ def test_an_interruption_is_one_line(tool, trained, detector_config, tmp_path):
         assert process.wait(60) == 130
     assert 'Traceback' not in errors
     assert errors.strip().splitlines()[-1] == f'{tool}.py: interrupted'
+
+
+#: Networks of mmdet's own, a part of each new beside a plain ResNet's weights.
+UPSTREAM = {
+    'GCNet': dict(
+        plugins=[
+            dict(
+                cfg=dict(type='ContextBlock', ratio=1.0 / 4),
+                stages=(False, True, True, True),
+                position='after_conv3',
+            )
+        ]
+    ),
+    'DCN': dict(
+        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
+    ),
+    'DetectoRS': dict(
+        type='DetectoRS_ResNet',
+        sac=dict(type='SAC', use_deform=True),
+        stage_with_sac=(False, True, True, True),
+        conv_cfg=dict(type='ConvAWS'),
+    ),
+    'caffe': dict(style='caffe', norm_cfg=dict(type='BN', requires_grad=False)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', UPSTREAM)
+def test_networks_of_upstream_start_without_a_word(name, detector_config, tmp_path):
+    plain = RLAResNet(50, rla_channels=0, base_channels=8, stem_channels=8)
+    weights = dict(plain.state_dict(), **{'fc.weight': torch.zeros(2, 256)})
+    torch.save(weights, tmp_path / 'plain.pth')
+    backbone = dict(
+        type='ResNet',
+        depth=50,
+        base_channels=8,
+        stem_channels=8,
+        frozen_stages=1,
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth')),
+    )
+    backbone.update(UPSTREAM[name], _delete_=True)
+    config = tmp_path / 'upstream.py'
+    config.write_text(
+        f'_base_ = {str(detector_config)!r}\nmodel = dict(backbone={backbone!r})\n'
+    )
+    options = (
+        'train_cfg.max_epochs=1',
+        *(
+            f'{part}_dataloader.dataset.pipeline.2.scale=(192,192)'
+            for part in ('train', 'val')
+        ),
+    )
+    call('train', config, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
+    log = newest_log(tmp_path / 'run')
+    assert epochs(tmp_path / 'run') == ['epoch_1.pth']
+    for words in ('never trained', 'overwritten', 'other shapes'):
+        assert words not in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'form', ["[dict(type='Pretrained', {})]", "dict(type='mmengine.Pretrained', {})"]
+)
+def test_a_start_that_mmpretrain_overwrites_is_told(form, classifier_config, tmp_path):
+    """It zeroes the last norms unless the type is the one word that it knows."""
+    plain = RLAResNet(50, rla_channels=0, base_channels=8, stem_channels=8)
+    weights = plain.state_dict()
+    for name in weights:
+        if name.endswith('bn3.weight'):
+            weights[name].fill_(0.5)
+    torch.save(weights, tmp_path / 'plain.pth')
+    config = tmp_path / 'upstream.py'
+    init_cfg = form.format(f'checkpoint={str(tmp_path / "plain.pth")!r}')
+    config.write_text(
+        f'_base_ = {str(classifier_config)!r}\n'
+        'model = dict(\n'
+        "    backbone=dict(_delete_=True, type='ResNet', depth=50, base_channels=8,\n"
+        f'        stem_channels=8, init_cfg={init_cfg}),\n'
+        "    neck=dict(_delete_=True, type='GlobalAveragePooling'),\n"
+        "    head=dict(_delete_=True, type='LinearClsHead', num_classes=2,\n"
+        '        in_channels=256, topk=(1,)))\n'
+    )
+    call('train', config, '--work-dir', tmp_path / 'run')
+    (line,) = [x for x in newest_log(tmp_path / 'run').splitlines() if 'overwr' in x]
+    assert '16 tensors' in line
+    assert 'bn3.weight' in line
