@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ['mmrla', 'tools', 'demo', 'requirements', 'setup.py']
+PARTS = ['mmrla', 'tools', 'demo', 'setup.py']
 BANDIT = [sys.executable, '-m', 'bandit', '-q', '-c', 'pyproject.toml', '-r']
 
 

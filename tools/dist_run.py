@@ -12,17 +12,14 @@ default 127.0.0.1) and PORT (default 29500; on one machine any that is free).
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 from typing import List, NoReturn
 
-import torch
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-DEFAULT_PORT = 29500
 #: Signals that the failure of another process may bring.
 _OF_OTHERS = (signal.SIGTERM, signal.SIGABRT)
 
@@ -40,37 +37,6 @@ def number(name: str, text: str, least: int) -> int:
     return int(text)
 
 
-def check_processes(processes: int) -> None:
-    """Compare the number of processes with what the machine has."""
-    gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    if gpus and processes > gpus:
-        fail(f'{processes} GPUs asked for, this machine has {gpus}')
-    if not gpus and processes > cores:
-        print(
-            f'no GPU: {processes} processes on {cores} CPU cores are slower than '
-            f'{cores}',
-            file=sys.stderr,
-        )
-
-
-def choose_port(nodes: int, node_rank: int) -> int:
-    """PORT, or a free one where no other machine has to know it."""
-    port = os.environ.get('PORT')
-    if port is None and nodes > 1:
-        port = str(DEFAULT_PORT)
-    with socket.socket() as probe:
-        # A port in use a moment ago can be taken again, as torch does.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wanted = 0 if port is None else number('PORT', port, 1)
-        if wanted and node_rank:
-            return wanted  # it is taken on the first machine
-        try:
-            probe.bind(('', wanted))
-        except (OSError, OverflowError) as error:
-            fail(f'PORT={port} cannot be used ({error}); choose another')
-        return probe.getsockname()[1]
-
-
 def main(argv: List[str]) -> None:
     """Run the processes; end as the first one that failed did."""
     if len(argv) < 2:
@@ -78,28 +44,28 @@ def main(argv: List[str]) -> None:
     processes = number('GPUS', argv[0], 1)
     nodes = number('NNODES', os.environ.get('NNODES', '1'), 1)
     node_rank = number('NODE_RANK', os.environ.get('NODE_RANK', '0'), 0)
+    port = number('PORT', os.environ.get('PORT', '29500'), 1)
     if node_rank >= nodes:
         fail(f'NODE_RANK={node_rank} is not below NNODES={nodes}')
-    check_processes(processes)
-    cores = len(os.sched_getaffinity(0))
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        os.environ.setdefault(name, str(max(1, cores // processes)))
-    arguments = [
-        f'--nnodes={nodes}',
-        f'--node_rank={node_rank}',
-        f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}',
-        f'--master_port={choose_port(nodes, node_rank)}',
-        f'--nproc_per_node={processes}',
-        '--monitor_interval=1',  # seconds
-        *argv[1:],
-    ]
+        os.environ.setdefault(name, str(threads))
+    meeting = [f'--nnodes={nodes}', f'--node_rank={node_rank}']
+    meeting += [f'--master_port={port}']
+    meeting += [f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}']
+    if nodes == 1 and 'PORT' not in os.environ:
+        meeting = ['--standalone']  # at any port that is free
     # torch's report of a failure is a page; what matters of it is said below.
     logging.disable(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
             # Errors that they have in common are shown once (mmrla.engine.errors).
             os.environ['MMRLA_SHARED_FOLDER'] = folder
-            run.run(run.parse_args(arguments))
+            arguments = [*meeting, f'--nproc_per_node={processes}', *argv[1:]]
+            run.run(run.parse_args(['--monitor_interval=1', *arguments]))
+    except (RuntimeError, ValueError) as error:
+        text = ' '.join(str(error).split())
+        fail(f'the processes cannot meet at PORT={port}: {text}; choose another')
     except ChildFailedError as error:
         # A process that was killed takes others with it, which say only that. One
         # that ended by itself is why torch terminates the others. Either may abort

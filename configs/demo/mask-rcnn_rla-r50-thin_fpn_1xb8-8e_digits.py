@@ -1,9 +1,0 @@
-# Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = [
-    '../_base_/models/mask-rcnn_r50-thin_fpn.py',
-    '../_base_/datasets/digit_scenes.py',
-    '../_base_/schedules/digits_bs8_8e.py',
-    '../_base_/digits_runtime.py',
-]
-
-model = dict(backbone=dict(rla_channels=8))
