@@ -66,7 +66,7 @@ def _draw_objects(
             x - 0.5,
             y - 1 if above else y + box_height,
             item.text,
-            color='black' if 0.3 * colour[0] + 0.6 * colour[1] > 0.55 else 'white',
+            color='black' if 0.3 * colour[0] + 0.6 * colour[1] > 0.45 else 'white',
             fontsize=8,
             va='bottom' if above else 'top',
             bbox=dict(boxstyle='square,pad=0.15', fc=colour, ec='none'),
