@@ -1,9 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Build of mmrla, with what mim and MMEngine look for in ``mmrla/.mim``.
 
-``configs``, ``tools`` and ``model-index.yml`` lie at the top of the repository
-and are carried inside the package: as copies in a wheel, as links in an editable
-install, so that a config edited in the repository is the one that is used.
+``configs``, ``tools``, ``demo`` and ``model-index.yml`` lie at the top of the
+repository and are carried inside the package: as copies in a wheel, as links in an
+editable install, so that a config edited in the repository is the one that is used.
 """
 
 import os
@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
-MIM = ('configs', 'tools', 'model-index.yml')
+MIM = ('configs', 'tools', 'demo', 'model-index.yml')
 
 
 def mim_files() -> Iterator[Path]:
@@ -125,6 +125,7 @@ EXTRAS = {
     'mmpretrain': [dist('mmpretrain'), 'torchvision>=0.16'],
     'demo': requirements('demo'),
     'look': requirements('look'),
+    'runtimes': requirements('runtimes'),
     'tests': requirements('tests'),
 }
 EXTRAS['all'] = [r for name, rs in EXTRAS.items() if name != 'onedl' for r in rs]
@@ -144,6 +145,7 @@ setup(
     python_requires='>=3.9',
     install_requires=[dist('torch'), 'numpy>=1.22,<3', 'packaging>=21'],
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['mmrla=mmrla.cli:main']},
     cmdclass={'build_py': BuildPy, 'develop': Develop},
     zip_safe=False,
     classifiers=[

@@ -8,7 +8,7 @@ python demo/classify_image.py rla-resnet50.pth cat.jpg photos/ --out-dir classif
 import argparse
 from typing import List, Optional
 
-from inputs import add_arguments, image_files, network_config
+from inputs import add_arguments, image_files, network_config, ready_checkpoint
 from mmpretrain import ImageClassificationInferencer
 
 from mmrla.engine.checkpoint_io import use_safe_loading
@@ -29,10 +29,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Classify."""
     args = parse_args(argv)
     files = image_files(args.images)
+    checkpoint = ready_checkpoint(args.checkpoint)
     use_safe_loading()
     inferencer = ImageClassificationInferencer(
-        network_config(args.checkpoint, args.config),
-        pretrained=args.checkpoint,
+        network_config(checkpoint, args.config, 'classifier'),
+        pretrained=checkpoint,
         device=args.device,
     )
     results = inferencer(files, batch_size=args.batch_size, show_dir=args.out_dir)

@@ -8,7 +8,7 @@ python demo/detect_image.py mask-rcnn_rla-r50.pth street.jpg photos/ --out-dir f
 import argparse
 from typing import List, Optional
 
-from inputs import add_arguments, image_files, network_config
+from inputs import add_arguments, image_files, network_config, ready_checkpoint
 from mmdet.apis import DetInferencer
 
 from mmrla.engine.checkpoint_io import use_safe_loading
@@ -34,10 +34,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Detect."""
     args = parse_args(argv)
     files = image_files(args.images)
+    checkpoint = ready_checkpoint(args.checkpoint)
     use_safe_loading()
     inferencer = DetInferencer(
-        network_config(args.checkpoint, args.config),
-        weights=args.checkpoint,
+        network_config(checkpoint, args.config, 'detector'),
+        weights=checkpoint,
         device=args.device,
         show_progress=False,
     )

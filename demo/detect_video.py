@@ -11,7 +11,7 @@ from typing import List, Optional
 import cv2
 import mmcv
 import torch
-from inputs import network_config
+from inputs import CHECKPOINT, network_config, ready_checkpoint
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import VISUALIZERS
 
@@ -24,7 +24,7 @@ from mmrla.errors import UserError
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('checkpoint', help='checkpoint of mmrla')
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('video', help='video to read')
     parser.add_argument('out', help='video to write, .mp4')
     parser.add_argument('--config', help='config; by default the checkpoint carries it')
@@ -42,9 +42,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     video = mmcv.VideoReader(args.video)
     if not video.opened or not len(video):
         raise UserError(f'{args.video}: cannot be read as a video')
+    checkpoint = ready_checkpoint(args.checkpoint)
     use_safe_loading()
-    config = network_config(args.checkpoint, args.config)
-    model = init_detector(config, args.checkpoint, device=args.device)
+    config = network_config(checkpoint, args.config, 'detector')
+    model = init_detector(config, checkpoint, device=args.device)
     visualizer = VISUALIZERS.build(model.cfg.visualizer)
     visualizer.dataset_meta = with_palette(model.dataset_meta)
     writer = cv2.VideoWriter(

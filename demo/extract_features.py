@@ -14,7 +14,7 @@ from typing import List, Optional
 
 import numpy as np
 import torch
-from inputs import add_arguments, image_files, network_config
+from inputs import add_arguments, image_files, network_config, ready_checkpoint
 
 from mmrla.analysis.images import prepare, read_image
 from mmrla.checkpoints.verify import network_of
@@ -37,8 +37,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Save the features of each image."""
     args = parse_args(argv)
     files = image_files(args.images)
-    cfg = network_config(args.checkpoint, args.config)
-    model = network_of(load_foreign(args.checkpoint), args.checkpoint, cfg)
+    checkpoint = ready_checkpoint(args.checkpoint)
+    cfg = network_config(checkpoint, args.config)
+    model = network_of(load_foreign(checkpoint), checkpoint, cfg)
     model.to(args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for file in files:

@@ -9,19 +9,21 @@ import cv2
 import torch
 from mmengine.config import Config
 
+from mmrla.checkpoints.convert import convert_once
 from mmrla.checkpoints.verify import carried_config
 from mmrla.engine.checkpoint_io import load_foreign
 from mmrla.engine.config import load_config
 from mmrla.errors import UserError
 
-__all__ = ['add_arguments', 'image_files', 'network_config']
+__all__ = ['add_arguments', 'image_files', 'network_config', 'ready_checkpoint']
 
+CHECKPOINT = 'checkpoint of mmrla, or a published file of RLANet as downloaded'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that all examples have."""
-    parser.add_argument('checkpoint', help='checkpoint of mmrla')
+    parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('images', nargs='+', help='images, or folders of images')
     parser.add_argument('--config', help='config; by default the checkpoint carries it')
     parser.add_argument(
@@ -52,12 +54,34 @@ def image_files(paths: List[str]) -> List[str]:
     return files
 
 
-def network_config(checkpoint: str, config: Optional[str]) -> Config:
+def ready_checkpoint(path: str) -> str:
+    """The checkpoint to load: a published file is converted beside itself, once."""
+    checkpoint = convert_once(path)
+    if checkpoint != Path(path).expanduser():
+        print(f'{path}: a released file, converted to {checkpoint}')
+    return str(checkpoint)
+
+
+def network_config(
+    checkpoint: str, config: Optional[str], task: Optional[str] = None
+) -> Config:
     """The config of a checkpoint: the one named, else the one it carries.
 
+    Args:
+        checkpoint (str): The file.
+        config (str, optional): The config that was named.
+        task (str, optional): 'detector' or 'classifier', what the example runs.
+
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or it is of the other task.
     """
     if config is not None:
-        return load_config(config)
-    return carried_config(load_foreign(checkpoint), checkpoint)
+        cfg = load_config(config)
+    else:
+        cfg = carried_config(load_foreign(checkpoint), checkpoint)
+    # A classifier is a backbone, maybe a neck, and one head.
+    found = 'classifier' if 'head' in cfg.get('model', {}) else 'detector'
+    if task not in (None, found):
+        tool = dict(classifier='classify_image.py', detector='detect_image.py')[found]
+        raise UserError(f'{config or checkpoint} is of a {found}: take demo/{tool}')
+    return cfg

@@ -2,6 +2,7 @@
 """What an installed mmrla carries: sdist, wheel, plain and editable install."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 REPO = Path(__file__).resolve().parents[1]
 TOP = (
     'configs',
+    'demo',
     'mmrla',
     'requirements',
     'tools',
@@ -28,7 +30,7 @@ TOP = (
     'requirements.txt',
     'setup.py',
 )
-MIM = ('configs', 'tools', 'model-index.yml')
+MIM = ('configs', 'tools', 'demo', 'model-index.yml')
 
 
 def run(*command, **kwargs):
@@ -194,12 +196,45 @@ assert 'parameters: 3,630,440' in out, out
 """
 
 
-@pytest.mark.slow
-def test_interfaces_outside_the_clone(wheel, tmp_path):
-    """What users call, from an installed wheel."""
-    python = make_venv(tmp_path / 'venv')
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """Python of an environment with the installed wheel."""
+    python = make_venv(tmp_path_factory.mktemp('wheel') / 'venv')
     pip_install(python, wheel[0])
-    run(python, '-c', INTERFACES, cwd=tmp_path)
+    return python
+
+
+@pytest.mark.slow
+def test_interfaces_outside_the_clone(installed, tmp_path):
+    """What users call, from an installed wheel."""
+    run(installed, '-c', INTERFACES, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_console_command(installed, released, detector_config, tmp_path):
+    """``mmrla`` trains, tests and converts, from an installed wheel."""
+    mmrla = installed.parent / 'mmrla'
+    run(mmrla, 'check', detector_config, cwd=tmp_path)
+    run(mmrla, 'train', detector_config, '--work-dir', 'run', cwd=tmp_path)
+    run(mmrla, 'test', detector_config, 'run/epoch_2.pth', cwd=tmp_path)
+    found = run(
+        *(mmrla, 'detect', 'run/epoch_2.pth', '--device', 'cpu', '--score-thr', 0),
+        *(read_config_root(detector_config) / 'val', '--out-dir', 'found'),
+        cwd=tmp_path,
+    )
+    assert len(re.findall(r'\.png: (red|blue)', found)) == 5, found
+    assert len(list((tmp_path / 'found' / 'vis').iterdir())) == 5
+    released.save('dsrla_mobilenetv2_k32', tmp_path / 'x.pth.tar')
+    assert '(434 tensors)' in run(mmrla, 'convert', 'x.pth.tar', 'y.pth', cwd=tmp_path)
+    name = 'rla-mobilenet-v2_2xb48_in1k'
+    assert '3,630,440' in run(mmrla, 'get_flops', name, cwd=tmp_path)
+
+
+def read_config_root(config):
+    """The folder of the data set of a test's config."""
+    found = re.search("data_root = '(.+)'", config.read_text())
+    assert found
+    return Path(found[1])
 
 
 def pip_install(python, *args):

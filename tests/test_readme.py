@@ -3,7 +3,6 @@
 
 import re
 from pathlib import Path
-from typing import List
 
 import pytest
 import torch
@@ -11,16 +10,25 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mmrla.checkpoints.released import PUBLISHED
+
 ROOT = Path(__file__).parents[1]
+#: A score that links to its file.
+LINK = r'\[([\d.]+)\]\((https://drive[^)]+)\)'
+#: A file that a page names, from the top of the repository.
+PATH = r'(?<![\w/])(?:tools|mmrla|docs|demo)/[\w/]+\.(?:py|sh|md)\b'
 TEXT = (ROOT / 'README.md').read_text()
 
 
-def _blocks() -> List[str]:
-    return re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
+def _block(page: str, needle: str) -> str:
+    """The Python block of a page that has these words."""
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / page).read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if needle in block)
+    return block
 
 
 def _config(tmp_path: Path, needle: str) -> Config:
-    (block,) = (block for block in _blocks() if needle in block)
+    block = _block('README.md', needle)
     path = tmp_path / 'config.py'
     path.write_text(block)
     return Config.fromfile(path)
@@ -40,7 +48,7 @@ def test_new_detector(tmp_path: Path) -> None:
 def test_deployed_form() -> None:
     from mmrla.models import RLAResNet
 
-    (block,) = (block for block in _blocks() if 'deploy' in block)
+    block = _block('docs/performance.md', 'deploy')
     scope = dict(model=RLAResNet(50, base_channels=8, rla_channels=4))
     exec(block, scope)
     x = torch.rand(1, 3, 64, 64)
@@ -51,10 +59,8 @@ def test_deployed_form() -> None:
 
 def test_inherited_config(tmp_path: Path) -> None:
     """configs/README.md: a config of ours as the base of one elsewhere."""
-    text = (ROOT / 'configs/README.md').read_text()
-    (block,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
     path = tmp_path / 'config.py'
-    path.write_text(block)
+    path.write_text(_block('configs/README.md', '_base_'))
     cfg = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model)
@@ -84,8 +90,33 @@ def test_options_from_scratch(folder: str) -> None:
     assert all(m.training for m in norms)
 
 
-def test_links_and_paths_exist() -> None:
-    links = [link for link in re.findall(r'\]\(([^)#]+)\)', TEXT) if ':' not in link]
-    paths = re.findall(r'(?:tools|mmrla|docs|demo)/[\w/]+\.(?:py|sh|md)', TEXT)
-    missing = [p for p in {*links, *paths} if not (ROOT / p).exists()]
+def test_published_files_are_those_of_the_table() -> None:
+    """README: each of the 18 links, with the score of its file."""
+    links = {link: score for score, link in re.findall(LINK, TEXT)}
+    assert links == {
+        p.link: f'{p.scores[0][1]:.{1 if p.detector else 2}f}' for p in PUBLISHED
+    }
+
+
+PAGES = [
+    path.relative_to(ROOT)
+    for pattern in ('*.md', 'docs/*.md', 'configs/**/*.md', 'projects/**/*.md')
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=str)
+def test_links_and_paths_exist(page: Path) -> None:
+    """`make docs` checks anchors too, and fails for a link that leads nowhere."""
+    text = (ROOT / page).read_text()
+    links = re.findall(r'\]\(([^)#\s]+)[^)]*\)', text)
+    missing = [
+        link
+        for link in links
+        if ':' not in link and not (ROOT / page.parent / link).exists()
+    ]
+    paths = re.findall(
+        r'(?<![\w/])(?:tools|mmrla|docs|demo)/[\w/]+\.(?:py|sh|md)\b', text
+    )
+    missing += [path for path in paths if not (ROOT / path).exists()]
     assert not missing

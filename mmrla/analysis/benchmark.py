@@ -11,7 +11,7 @@ import copy
 import itertools
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -22,8 +22,15 @@ from ..engine.config import type_name
 from ..models.fused import switch_to_deploy, switch_to_fused_training
 from .networks import build, is_detector
 from .progress import Progress
+from .runtimes import export, open_session, profile, quantise
 
-PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+#: What autocast computes with; int8 is for other runtimes.
+PRECISIONS = {
+    'fp32': None,
+    'fp16': torch.float16,
+    'bf16': torch.bfloat16,
+    'int8': None,
+}
 MODES = ('inference', 'train')
 #: The forms of mmrla.models.fused.
 FORMS = ('default', 'fused', 'deployed')
@@ -36,7 +43,8 @@ class Form:
     Attributes:
         mode: 'inference' or 'train' (forward, backward and an SGD step).
         device: 'cpu' or 'cuda'.
-        precision: 'fp32', 'fp16' or 'bf16'; the last two by autocast.
+        precision: 'fp32', 'fp16' or 'bf16', the last two by autocast, or in another
+            runtime 'int8', calibrated with the images.
         channels_last: Memory format of images and weights.
         compile: Whether ``torch.compile`` wraps the forward pass.
         form: 'default'; 'deployed' for inference, 'fused' for training, see
@@ -45,6 +53,9 @@ class Form:
         shape: Height and width of the images.
         cpu_time: Whether to measure CPU time, summed over threads, instead of wall
             time: steadier with one thread on a machine with other work.
+        runtime: 'torch', or one of :data:`mmrla.analysis.runtimes.RUNTIMES` for
+            inference on the CPU of the network exported to ONNX: a classifier,
+            or the backbone and neck of a detector. It gets torch's threads.
     """
 
     mode: str = 'inference'
@@ -56,6 +67,7 @@ class Form:
     batch_size: int = 8
     shape: Tuple[int, int] = (224, 224)
     cpu_time: bool = False
+    runtime: str = 'torch'
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,8 @@ class Timing:
         images_per_second: Throughput at the median.
         ratio: Median of the round by round ratio to the first network.
         spread: 10th and 90th percentile of that ratio.
-        memory: Peak bytes of a step: tensors that it makes, weights, momentum.
+        memory: Peak bytes of a step: tensors that it makes, weights, momentum;
+            None in another runtime.
         memory_ratio: Memory over the first network's.
         kernels: Operators (CPU) or kernels (GPU) that a step runs.
         profile: Seconds of a step by operator (CPU) or kernel (GPU), as the
@@ -80,8 +93,8 @@ class Timing:
     images_per_second: float
     ratio: float
     spread: Tuple[float, float]
-    memory: int
-    memory_ratio: float
+    memory: Optional[int]
+    memory_ratio: Optional[float]
     kernels: int
     profile: Dict[str, float]
 
@@ -125,6 +138,31 @@ def _classification_batch(form: Form) -> List[Any]:
     return [DataSample().set_gt_label(i % 10) for i in range(form.batch_size)]
 
 
+#: Peak memory, kernels and seconds by kernel of a step.
+_Profile = Tuple[Optional[int], int, Dict[str, float]]
+
+
+def _images(form: Form) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(form.batch_size, 3, *form.shape, generator=generator)
+
+
+def _runtime_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], _Profile]:
+    """A function that runs a config's network in another runtime, and its profile."""
+    torch.manual_seed(0)
+    model: Any = build(cfg)
+    if form.form == 'deployed':
+        model = switch_to_deploy(model)
+    if is_detector(model):
+        model = nn.Sequential(model.backbone, model.neck)
+    images = _images(form)
+    content = export(model, images)
+    if form.precision == 'int8':
+        content = quantise(content, [images.numpy()])
+    how = form.runtime, content, images.numpy(), torch.get_num_threads()
+    return open_session(*how), (None, *profile(*how))
+
+
 def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
     """A function that runs one step of a config's network, and the network.
 
@@ -146,10 +184,7 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
         switch_to_fused_training(model)
     layout = torch.channels_last if form.channels_last else torch.contiguous_format
     model = model.to(form.device).to(memory_format=layout)  # type: ignore[call-overload]
-    images = torch.randn(
-        form.batch_size, 3, *form.shape, generator=torch.Generator().manual_seed(0)
-    )
-    images = images.to(form.device).contiguous(memory_format=layout)
+    images = _images(form).to(form.device).contiguous(memory_format=layout)
     classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', 10)
     samples = (
         _detection_batch(form, classes) if detector else _classification_batch(form)
@@ -211,9 +246,7 @@ def _held_bytes(model: nn.Module, form: Form) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _profile(
-    step: Callable[[], Any], model: nn.Module, form: Form
-) -> Tuple[int, int, Dict[str, float]]:
+def _profile(step: Callable[[], Any], model: nn.Module, form: Form) -> _Profile:
     """Peak memory, kernels and seconds by kernel of a step.
 
     On the CPU an operator that calls no other one counts as a kernel.
@@ -224,7 +257,7 @@ def _profile(
         activities.append(torch.profiler.ProfilerActivity.CUDA)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    with torch.profiler.profile(activities=activities, profile_memory=True) as record:
         step()
         if cuda:
             torch.cuda.synchronize()
@@ -233,12 +266,10 @@ def _profile(
         from torch.autograd import DeviceType
 
         peak = torch.cuda.max_memory_allocated() - before
-        events = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
+        events = [e for e in record.events() if e.device_type == DeviceType.CUDA]
     else:
-        peak = _cpu_peak(profile)
-        events = [
-            e for e in profile.events() if e.name.startswith(('aten::', 'mkldnn'))
-        ]
+        peak = _cpu_peak(record)
+        events = [e for e in record.events() if e.name.startswith(('aten::', 'mkldnn'))]
     seconds: Dict[str, float] = {}
     for event in events:
         own = event.self_cpu_time_total
@@ -282,12 +313,16 @@ def compare(
         One entry a network, in order.
     """
     steps: Dict[str, Callable[[], Any]] = {}
-    profiles: Dict[str, Tuple[int, int, Dict[str, float]]] = {}
+    profiles: Dict[str, _Profile] = {}
     for name, cfg in cfgs.items():
-        steps[name], model = make_step(cfg, form)
+        if form.runtime == 'torch':
+            steps[name], model = make_step(cfg, form)
+        else:
+            steps[name], profiles[name] = _runtime_step(cfg, form)
         for _ in range(warmup):
             steps[name]()
-        profiles[name] = _profile(steps[name], model, form)
+        if form.runtime == 'torch':
+            profiles[name] = _profile(steps[name], model, form)
     times: Dict[str, List[float]] = {name: [] for name in cfgs}
     names = list(cfgs)
     for i in Progress.over(range(rounds), rounds, 'rounds timed'):
@@ -300,6 +335,7 @@ def compare(
         own = np.array(times[name])
         low, middle, high = np.percentile(own / first, (10, 50, 90))
         memory, kernels, seconds = profiles[name]
+        base = profiles[names[0]][0]
         results.append(
             Timing(
                 name=name,
@@ -308,7 +344,7 @@ def compare(
                 ratio=float(middle),
                 spread=(float(low), float(high)),
                 memory=memory,
-                memory_ratio=memory / profiles[names[0]][0],
+                memory_ratio=memory / base if memory and base else None,
                 kernels=kernels,
                 profile=seconds,
             )

@@ -11,8 +11,10 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
+from ..engine.layout import build_dataset
+from ..errors import UserError
 from . import plots
-from .images import build_dataset, prepare, read_image
+from .images import prepare, read_image
 from .networks import is_detector
 
 __all__ = ['Example', 'examples_of', 'predict']
@@ -94,6 +96,8 @@ def examples_of(cfg: Config, count: int) -> List[Example]:
     Raises:
         UserError: If there is no such set, or its files are missing.
     """
+    if cfg.get('val_dataloader') is None:
+        raise UserError(f'{cfg.filename} has no val_dataloader')
     dataset = build_dataset(cfg, 'val')
     classes = dataset.metainfo['classes']
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)

@@ -10,16 +10,14 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS
 from torch import Tensor
 
-from ..engine.checks import check_complete, check_data
 from ..engine.config import leaf_datasets, type_name
-from ..engine.errors import config_errors
+from ..engine.layout import default_scope
 from ..errors import UserError
-from .networks import default_scope, input_shape
+from .networks import input_shape
 
-__all__ = ['Picture', 'build_dataset', 'prepare', 'read_image']
+__all__ = ['Picture', 'prepare', 'read_image']
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,6 @@ def read_image(path: str) -> np.ndarray:
     if image is None:
         raise UserError(f'{path} cannot be read as an image')
     return mmcv.bgr2rgb(image)
-
-
-def build_dataset(cfg: Config, part: str) -> Any:
-    """The data set of a config's ``part``: 'train', 'val' or 'test'.
-
-    Raises:
-        UserError: If there is none, or its files are missing.
-    """
-    check_complete(cfg, [f'{part}_dataloader'])
-    check_data(cfg, [part])
-    with config_errors(cfg.filename), default_scope(cfg):
-        return DATASETS.build(cfg[f'{part}_dataloader'].dataset)
 
 
 def prepare(cfg: Config, model: Any, image: np.ndarray) -> Picture:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from ..engine.checkpoint_io import load_foreign
 from ..engine.checks import check_checkpoint, check_complete
 from ..engine.config import leaf_datasets, load_config, type_name
 from ..engine.errors import config_errors
+from ..engine.layout import default_scope
 from ..errors import UserError, one_line
 from ..models.rla import RLA
 from .complexity import Complexity, Cost, measure
@@ -97,15 +97,6 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
                 size = scale if isinstance(scale, int) else scale[::-1]
         return (size, size) if isinstance(size, int) else (size[0], size[1])
     return 224, 224
-
-
-def default_scope(cfg: Config) -> AbstractContextManager:
-    """The registry scope that MMEngine's runner gives a config.
-
-    ``default_scope=None``, as pure-Python configs have it, is no scope: modules of
-    mmdet and mmpretrain then look in their own registries.
-    """
-    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
 
 
 def build(cfg: Config) -> nn.Module:

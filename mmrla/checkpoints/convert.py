@@ -4,16 +4,24 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from .. import zoo
+from ..engine.checkpoint_io import (
+    CheckpointError,
+    PathLike,
+    load_foreign,
+    save_file,
+    sha256_of,
+    weights_of,
+)
+from ..errors import UserError
 from ..models.wiring import decode
 from ..version import __version__
-from .files import CheckpointError, PathLike, load_file, sha256_of
 from .names import to_ours, to_released
 from .released import (
     NETWORKS,
@@ -38,6 +46,8 @@ _DETECTORS = {
     'roi_head.bbox_head.fc_cls.weight': ('faster_rcnn', lambda n: n - 1),
     'bbox_head.retina_cls.weight': ('retinanet', lambda n: n // 9),
 }
+#: Modules of a hidden state, as the released code names them.
+_RELEASED = re.compile(r'(^|\.)(stage_bns|conv_outs|recurrent_(ds)?convs?|bn_rla)\.')
 #: What the released code computes and drops: the last update of a detector, the
 #: norm of a last state that is used as it is.
 _DROPPED = re.compile(r'(bn2|stage_bns\.3\.\d+|stages\.3\.\d+\.\w*rla)\.')
@@ -143,20 +153,8 @@ def read_source(path: PathLike) -> Source:
         CheckpointError: If the file is not safe to load, broken, or holds no
             weights.
     """
-    obj = load_file(path)
-    entry = None
-    if isinstance(obj, Mapping):
-        entry = next((k for k in _WEIGHTS if isinstance(obj.get(k), Mapping)), None)
-    weights = obj if entry is None else obj[entry]
-    if (
-        not isinstance(weights, Mapping)
-        or not weights
-        or not all(isinstance(name, str) for name in weights)
-        or not all(isinstance(value, Tensor) for value in weights.values())
-    ):
-        raise CheckpointError(
-            f"{path}: holds no weights: neither a 'state_dict' nor tensors by name"
-        )
+    obj = load_foreign(path, strict=True)
+    entry, weights = weights_of(obj, path, _WEIGHTS)
     container: Dict[str, Any] = {}
     if entry is not None:
         # The optimizer's state is of no use to another framework's optimizer.
@@ -176,25 +174,37 @@ def read_source(path: PathLike) -> Source:
             'other way'
         )
     if not any(re.match(r'stages\.\d+\.\d+\.', stem) for stem in stems.values()):
-        kind = 'no weights of a released network'
-        if any(re.search(r'(^|\.)layer1\.0\.', stem) for stem in stems.values()):
-            kind = (
-                'a plain ResNet, which needs no conversion: name it as it is, '
-                "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
-            )
-        raise CheckpointError(f'{path}: {kind} (stages.0.0.conv1.weight is not in it)')
+        raise CheckpointError(f'{path}: {_no_released(stems.values())}')
     meta = container.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     arch = container.get('arch')
     classes = meta.get('CLASSES') or dict(meta.get('dataset_meta') or {}).get('classes')
     return Source(
-        weights=dict(weights),
+        weights=weights,
         stems=stems,
         container=container,
         entry=entry,
         arch=arch if isinstance(arch, str) else None,
         classes=tuple(classes) if classes else None,
     )
+
+
+def _no_released(names: Iterable[str]) -> str:
+    """What a file is that has no weights of a released network."""
+    names = list(names)
+    if any(re.match(r'features\.1\.conv\.0\.', name) for name in names):
+        return (
+            "a plain MobileNetV2 in torchvision's names, without RLA to convert: "
+            "mmpretrain's tools/model_converters/mobilenetv2_to_mmpretrain.py SRC DST "
+            "renames it; then start from it with init_cfg=dict(type='Pretrained', "
+            "checkpoint=DST, prefix='backbone.')"
+        )
+    if any(re.match(r'layer1\.0\.', name) for name in names):
+        return (
+            'a plain network, which needs no conversion: name it as it is, '
+            "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
+        )
+    return 'no weights of a released network (stages.0.0.conv1.weight is not in it)'
 
 
 def network_config(network: Network, detector: Optional[str] = None) -> Config:
@@ -266,6 +276,59 @@ def convert(
         return _convert(source, Path(path), arch, task)
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
+
+
+def convert_once(path: PathLike) -> Path:
+    """A checkpoint as mmrla reads it; a released file is converted beside itself.
+
+    ``NAME.pth.tar`` or ``NAME.pth`` becomes ``NAME.mmrla.pth``, whole or not at all.
+    It is used again while it comes from this file and this version of mmrla.
+
+    Args:
+        path: A checkpoint. One that the released RLANet code has not written is
+            returned as it is.
+
+    Returns:
+        The checkpoint to load.
+
+    Raises:
+        UserError: If the file cannot be read, is of no known network, or the
+            result cannot be written.
+    """
+    path = Path(path).expanduser()
+    if not _is_released(load_foreign(str(path))):
+        return path
+    stem = re.sub(r'(\.pth)?(\.tar)?$', '', path.name)
+    result = path.with_name(f'{stem}.mmrla.pth')
+    if _is_conversion(result, path):
+        return result
+    checkpoint = convert(path).checkpoint
+    try:
+        save_file(checkpoint, result)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{error}; convert {path} with tools/model_converters/rlanet_to_mmrla.py, '
+            'which takes the name of the file to write'
+        ) from error
+    return result
+
+
+def _is_released(checkpoint: Any) -> bool:
+    """Whether names of the released code's hidden state are among the weights."""
+    entries = checkpoint if isinstance(checkpoint, Mapping) else {}
+    entry = next((entries[k] for k in _WEIGHTS if k in entries), entries)
+    names = entry if isinstance(entry, Mapping) else ()
+    return any(isinstance(name, str) and _RELEASED.search(name) for name in names)
+
+
+def _is_conversion(result: Path, path: Path) -> bool:
+    """Whether a file is there and what this version would make of another one."""
+    try:
+        meta = load_foreign(str(result))['meta']
+        found = meta['source']['sha256'], meta['mmrla_version']
+    except (UserError, KeyError, TypeError, IndexError):
+        return False
+    return found == (sha256_of(path), __version__)
 
 
 def _convert(source: Source, path: Path, arch: Optional[str], task: str) -> Converted:

@@ -64,6 +64,9 @@ def test_ratios_are_to_the_first_network(
     first, second = compare(cfgs, form, rounds=4, warmup=1)
     assert (first.ratio, second.ratio) == (1.0, 3.0)
     assert (first.images_per_second, second.images_per_second) == (2.0, 2 / 3)
+    assert second.kernels
+    assert first.kernels
+    assert second.memory_ratio
     assert second.kernels > first.kernels > 100
     # Interleaved, each in turn first.
     assert [step is order[0] for step in order] == [True, False, False, True] * 2
@@ -88,6 +91,7 @@ def test_peak_memory(mode: str) -> None:
         peak, _, _ = benchmark._profile(step, model, Form(mode=mode))
     weight, y = 4_000_000, 2_000_000
     # Backward: the tanh's output, its gradient, and the weight's gradient.
+    assert peak is not None
     expected = {'inference': weight + 2 * y, 'train': 2 * weight + 2 * y + weight}
     assert expected[mode] <= peak < expected[mode] + 100_000
 
@@ -119,6 +123,8 @@ def test_the_fused_form_needs_less_memory() -> None:
         compare(cfgs, Form(mode='train', batch_size=2, form=form), 1, 1)[0]
         for form in ('default', 'fused')
     )
+    assert fused.memory
+    assert default.memory
     assert fused.memory < 0.9 * default.memory
 
 

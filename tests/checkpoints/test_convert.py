@@ -17,10 +17,10 @@ from mmrla.checkpoints.convert import (
     export,
     network_config,
 )
-from mmrla.checkpoints.files import CheckpointError
 from mmrla.checkpoints.names import released_names
 from mmrla.checkpoints.released import NETWORKS, PUBLISHED, TOLERANCE
 from mmrla.checkpoints.verify import network_of, verify
+from mmrla.engine.checkpoint_io import CheckpointError
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
@@ -229,7 +229,7 @@ def test_plain_networks_and_converted_ones_need_no_conversion(
 ) -> None:
     plain = {'conv1.weight': torch.zeros(1), 'layer1.0.conv1.weight': torch.zeros(1)}
     torch.save(plain, tmp_path / 'resnet50.pth')
-    with pytest.raises(CheckpointError, match='plain ResNet, which needs no conver'):
+    with pytest.raises(CheckpointError, match='plain network, which needs no conver'):
         convert(tmp_path / 'resnet50.pth')
     path = released.save('rla_resnet50', tmp_path / 'x.pth.tar', constant=True)
     torch.save(convert(path).checkpoint, tmp_path / 'y.pth')

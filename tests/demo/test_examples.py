@@ -1,10 +1,13 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The examples, on converted files of released layout."""
 
+import functools
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
+from typing import List
 
 import cv2
 import numpy as np
@@ -13,8 +16,10 @@ import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
 
-from mmrla.checkpoints.convert import convert
-from mmrla.checkpoints.files import save_file
+from mmrla.checkpoints import convert as convert_module
+from mmrla.checkpoints.convert import convert, convert_once
+from mmrla.engine.checkpoint_io import save_file
+from mmrla.errors import UserError
 
 from ..tools.conftest import isolated
 
@@ -38,6 +43,14 @@ def example(name):
             module.main([str(arg) for arg in args])
 
     return call
+
+
+def shrink(cfg):
+    """For a test: small images, and few of the many things that it is sure of."""
+    (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize')
+    resize.scale = (96, 96)
+    cfg.model.test_cfg.rpn.max_per_img = 20
+    cfg.model.test_cfg.rcnn.update(max_per_img=3, score_thr=0.0)
 
 
 @pytest.fixture(scope='module')
@@ -65,12 +78,8 @@ def detector(released, tmp_path_factory):
     folder = tmp_path_factory.mktemp('detector')
     path = released.save_detector('mask_rcnn', folder / 'released.pth')
     checkpoint = convert(path).checkpoint
-    # For a test: small images, and few of the many things that it is sure of.
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
-    (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize')
-    resize.scale = (96, 96)
-    cfg.model.test_cfg.rpn.max_per_img = 20
-    cfg.model.test_cfg.rcnn.update(max_per_img=3, score_thr=0.0)
+    shrink(cfg)
     checkpoint['meta']['cfg'] = cfg.pretty_text
     save_file(checkpoint, folder / 'mmrla.pth')
     return folder / 'mmrla.pth'
@@ -114,6 +123,96 @@ def test_detect_in_a_folder(detector, photos, tmp_path, capsys):
     for name in ('a.png', 'b.jpg'):
         assert cv2.imread(str(tmp_path / 'vis' / name)) is not None
     assert len(list((tmp_path / 'preds').glob('*.json'))) == 2
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Converted configs that look at small images and keep few objects."""
+    build = convert_module.network_config
+
+    def small(network, detector=None):
+        cfg = build(network, detector)
+        if detector is not None:
+            shrink(cfg)
+        return cfg
+
+    monkeypatch.setattr(convert_module, 'network_config', small)
+
+
+def test_published_file_is_taken_as_it_is(
+    released, photos, tmp_path, capsys, small_networks
+):
+    """Downloaded, named, nothing else: converted once, detections drawn."""
+    path = released.save_detector(
+        'mask_rcnn', tmp_path / 'mask_rcnn_r50rla_fpn_1x_coco_395.pth'
+    )
+    before = path.read_bytes()
+    detect = functools.partial(
+        example('detect_image'), path, photos / 'a.png', '--device', 'cpu'
+    )
+    detect('--score-thr', 0, '--out-dir', tmp_path / 'found')
+    result = tmp_path / 'mask_rcnn_r50rla_fpn_1x_coco_395.mmrla.pth'
+    assert path.read_bytes() == before
+    assert cv2.imread(str(tmp_path / 'found/vis/a.png')) is not None
+    assert len(json.loads((tmp_path / 'found/preds/a.json').read_text())['labels']) == 3
+    meta = torch.load(result, weights_only=True)['meta']
+    assert meta['published'] == {
+        'file': path.stem,
+        'box AP': 39.5,
+        'mask AP': 35.6,
+    }
+
+    # The next call uses the conversion.
+    written = result.stat().st_mtime_ns
+    detect()
+    assert result.stat().st_mtime_ns == written
+    assert sorted(p.name for p in tmp_path.glob('*.pth')) == [result.name, path.name]
+
+
+def test_conversion_is_of_this_file_and_version(released, tmp_path):
+    """What is torn, or was made of another file or by another version, is made anew."""
+    path = released.save('dsrla_mobilenetv2_k32', tmp_path / 'released.pth.tar', True)
+    result = convert_once(path)
+    assert result == tmp_path / 'released.mmrla.pth'
+    whole = result.read_bytes()
+    meta = torch.load(result, weights_only=True)['meta']
+    wrong: List[dict] = [
+        dict(meta=dict(meta, mmrla_version='0')),
+        dict(meta=dict(meta, source=dict(sha256='0'))),
+        dict(state_dict={}),
+    ]
+    for content in (b'PK', *wrong):
+        if isinstance(content, bytes):
+            result.write_bytes(content)
+        else:
+            save_file(content, result)
+        convert_once(path)
+        assert result.read_bytes() == whole
+    assert convert_once(result) == result
+
+
+def test_published_classifier_is_taken_as_it_is(released, photos, tmp_path, capsys):
+    path = released.save('dsrla_mobilenetv2_k32', tmp_path / 'released.pth.tar', True)
+    example('classify_image')(path, photos / 'a.png', '--device', 'cpu')
+    assert (tmp_path / 'released.mmrla.pth').is_file()
+    assert re.search(r'a\.png: .+ \(\d\.\d{3}\)', capsys.readouterr().out)
+
+
+def test_conversion_that_cannot_be_written_names_the_way_out(released, tmp_path):
+    path = released.save('dsrla_mobilenetv2_k32', tmp_path / 'released.pth.tar', True)
+    (tmp_path / 'released.mmrla.pth').mkdir()
+    with pytest.raises(UserError, match=r'rlanet_to_mmrla\.py'):
+        convert_once(path)
+
+
+@pytest.mark.parametrize(
+    'names', [['backbone.stages.0.0.norm.weight'], ['conv1.weight'], ['rla.0.wiring']]
+)
+def test_other_checkpoints_are_left_alone(tmp_path, names):
+    path = tmp_path / 'x.pth'
+    torch.save(dict(state_dict={name: torch.zeros(1) for name in names}), path)
+    assert convert_once(path) == path
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_inferencer_needs_the_checkpoint_alone(detector, photos, tmp_path):

@@ -3,7 +3,7 @@
 
 Examples:
     python tools/analysis_tools/benchmark.py --set table14 --mode train
-    python tools/analysis_tools/benchmark.py --set table14 --form deployed
+    python tools/analysis_tools/benchmark.py --set resnet50 --runtime onnxruntime
     python tools/analysis_tools/benchmark.py CONFIG_A CONFIG_B --shape 800 1333
 """
 
@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmrla.analysis import plots
 from mmrla.analysis.benchmark import FORMS, MODES, PRECISIONS, Form, Timing, compare
 from mmrla.analysis.networks import is_detector, network_class
+from mmrla.analysis.runtimes import RUNTIMES
 from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
@@ -29,6 +30,11 @@ _CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '../../configs')
 
 #: Sets of networks, each with the one that the others are compared with first.
 SETS: Dict[str, Dict[str, str]] = {
+    'resnet50': {
+        'ResNet-50': 'baselines/resnet50_4xb64_in1k.py',
+        '+RLA': 'rla_resnet/rla-resnet50_4xb64_in1k.py',
+        '+RLA, released': 'rla_resnet/rla-resnet50-released_4xb64_in1k.py',
+    },
     'table14': {
         'ResNet-50': 'baselines/resnet50_4xb64_in1k.py',
         '+SE': 'baselines/se-resnet50_4xb64_in1k.py',
@@ -52,6 +58,15 @@ SETS: Dict[str, Dict[str, str]] = {
         'Faster R-CNN R50': 'faster_rcnn/faster-rcnn_r50_fpn_4xb2-1x_coco.py',
         '+RLA': 'faster_rcnn/faster-rcnn_rla-r50_fpn_4xb2-1x_coco.py',
     },
+    'mask-rcnn': {
+        'Mask R-CNN R50': 'mask_rcnn/mask-rcnn_r50_fpn_4xb2-1x_coco.py',
+        '+RLA': 'mask_rcnn/mask-rcnn_rla-r50_fpn_4xb2-1x_coco.py',
+    },
+    'retinanet': {
+        'RetinaNet R50': 'retinanet/retinanet_r50_fpn_4xb2-1x_coco.py',
+        '+RLA': 'retinanet/retinanet_rla-r50_fpn_4xb2-1x_coco.py',
+        '+RLA, released': 'retinanet/retinanet_rla-r50-released_fpn_4xb2-1x_coco.py',
+    },
 }
 
 
@@ -64,9 +79,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--set', choices=SETS, help='networks of a named set')
     parser.add_argument('--mode', choices=MODES, default='inference')
     parser.add_argument(
-        '--device',
-        choices=('cpu', 'cuda'),
-        default='cuda' if torch.cuda.is_available() else 'cpu',
+        '--device', choices=('cpu', 'cuda'), help='default: cuda where there is a GPU'
     )
     parser.add_argument('--precision', choices=PRECISIONS, default='fp32')
     parser.add_argument('--channels-last', action='store_true')
@@ -77,11 +90,18 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         default='default',
         help='form of all networks: deployed for inference, fused for training',
     )
+    parser.add_argument(
+        '--runtime',
+        choices=('torch', *RUNTIMES),
+        default='torch',
+        help='what runs the networks; all but torch after an export to ONNX, of a '
+        'detector its backbone and neck',
+    )
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'))
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--warmup', type=int, default=3)
-    parser.add_argument('--threads', type=int, help='CPU threads of torch')
+    parser.add_argument('--threads', type=int, help='CPU threads')
     parser.add_argument(
         '--cpu-time',
         action='store_true',
@@ -92,6 +112,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--out', help='folder for benchmark.json and a figure')
     args = parser.parse_args(argv)
+    if args.device is None:
+        on_gpu = args.runtime == 'torch' and torch.cuda.is_available()
+        args.device = 'cuda' if on_gpu else 'cpu'
     if bool(args.configs) == bool(args.set):
         parser.error('give configs or --set, one of the two')
     modes = dict(deployed='inference', fused='train')
@@ -99,6 +122,21 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         parser.error(f'--form {args.form} is for --mode {modes[args.form]}')
     if args.form == 'fused' and (args.compile or args.precision != 'fp32'):
         parser.error('--form fused is for eager float32')
+    given = dict(
+        mode=args.mode != 'inference',
+        device=args.device != 'cpu',
+        precision=args.precision not in ('fp32', 'int8'),
+        channels_last=args.channels_last,
+        compile=args.compile,
+    )
+    if args.runtime != 'torch' and any(given.values()):
+        name = next(name for name in given if given[name]).replace('_', '-')
+        parser.error(
+            f'--runtime {args.runtime} takes no --{name}: it runs float32 or int8 '
+            'inference on the CPU'
+        )
+    if args.precision == 'int8' and args.runtime == 'torch':
+        parser.error(f'--precision int8 needs --runtime {" or ".join(RUNTIMES)}')
     for name in ('batch_size', 'rounds', 'threads'):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -119,11 +157,12 @@ def table(results: List[Timing]) -> str:
         f'{"memory":>9} {"ratio":>6} {"kernels":>8}'
     ]
     for r in results:
-        memory = f'{r.memory / 2**20:.0f} MiB'
+        memory = '-' if r.memory is None else f'{r.memory / 2**20:.0f} MiB'
+        memory_ratio = '-' if r.memory_ratio is None else f'{r.memory_ratio:.3f}'
         spread = f'{r.spread[0]:.3f}-{r.spread[1]:.3f}'
         lines.append(
             f'{r.name:24} {r.ratio:6.3f} {spread:>13} {r.seconds * 1e3:8.1f} '
-            f'{r.images_per_second:8.1f} {memory:>9} {r.memory_ratio:6.3f} '
+            f'{r.images_per_second:8.1f} {memory:>9} {memory_ratio:>6} '
             f'{r.kernels:8}'
         )
     return '\n'.join(lines)
@@ -165,9 +204,9 @@ def draw(results: List[Timing], form: Form) -> Any:
     for row, r in zip(rows, results):
         axes.text(r.spread[1] + 0.008, row, f'{r.ratio:.3f}', va='center')
     axes.set_xlabel(f'time of a step, relative to {results[0].name}')
-    options = [form.mode, form.device, form.precision, f'batch {form.batch_size}']
+    options = [form.form, form.mode, form.runtime, form.device, form.precision]
+    options.append(f'batch {form.batch_size}')
     options += [name for name in ('channels_last', 'compile') if getattr(form, name)]
-    options += [] if form.form == 'default' else [form.form]
     options += ['CPU time'] if form.cpu_time else []
     axes.set_title(', '.join(options), fontsize=10, loc='right')
     return figure
@@ -204,6 +243,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         batch_size=args.batch_size,
         shape=tuple(shape),
         cpu_time=args.cpu_time,
+        runtime=args.runtime,
     )
     results = compare(cfgs, form, args.rounds, args.warmup)
     print(table(results))

@@ -16,9 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 
 from mmrla.analysis import plots
-from mmrla.analysis.images import build_dataset
-from mmrla.analysis.networks import default_scope
-from mmrla.engine import checks, config
+from mmrla.engine import checks, config, layout
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError
 
@@ -96,9 +94,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Draw the images that the command line asks for."""
     args = parse_args(argv)
     cfg = config.load_config(args.config, args.cfg_options)
-    checks.check_complete(cfg, ['visualizer'])
-    dataset = build_dataset(cfg, args.part)
-    with config_errors(args.config), default_scope(cfg):
+    checks.check_complete(cfg, [f'{args.part}_dataloader', 'visualizer'])
+    dataset = layout.build_dataset(cfg, args.part)
+    with config_errors(args.config), layout.default_scope(cfg):
         # Pictures go to files of their own, not to the backends of a training.
         visualizer = VISUALIZERS.build(
             dict(cfg.visualizer, name='browse', vis_backends=None)

@@ -18,11 +18,11 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from mmrla.analysis import plots
-from mmrla.analysis.images import build_dataset
 from mmrla.analysis.progress import Progress
-from mmrla.engine.checks import check_file
+from mmrla.engine.checks import check_complete, check_file
 from mmrla.engine.config import add_cfg_options, load_config
 from mmrla.engine.errors import one_line_errors
+from mmrla.engine.layout import build_dataset
 from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
 
@@ -123,6 +123,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Count the matrix and save its figure."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    check_complete(cfg, ['test_dataloader'])
     check_file(args.predictions, 'predictions', 'tools/test.py --out writes them')
     counts, classes = count(cfg, load(args.predictions), args)
     rows = [

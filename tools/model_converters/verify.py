@@ -15,9 +15,8 @@ from typing import List, Optional
 
 import numpy as np
 
-from mmrla.checkpoints.files import CheckpointError
 from mmrla.checkpoints.verify import UNTRAINED, example_input, network_of, verify
-from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.engine.checkpoint_io import CheckpointError, load_foreign
 from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
 

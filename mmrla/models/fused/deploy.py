@@ -2,23 +2,26 @@
 """Deployed form: an equivalent network for inference, with fewer operations.
 
 Of the hidden state's cost little is arithmetic; the most are additional passes
-over main features. :func:`switch_to_deploy` removes those that it can:
+over main features. :func:`switch_to_deploy` leaves convs, one addition each, and
+activations, which runtimes (ONNX Runtime, OpenVINO) make one operator of:
 
 - batch norms are folded into the convs before them (mmcv's ``fuse_conv_bn``), and
   into the reads that join these convs' outputs;
+- BN_t, behind the sum of C1 and the state, is folded into C1, the C3 before it and
+  what reads the state;
 - v1: ``C1(BN(conv3(z)))`` is one 1x1 conv of z, which has a quarter of the
   residual's channels, unless a plugin stands between;
-- v3: C1 and the next block's first conv both read x, and become one conv;
-- what the first block reads of h_0 = 0 is a constant;
+- what the first block reads of h_0 = 0 is a constant, and what MobileNetV2's last
+  conv reads is a part of it;
 - additions overwrite one of the maps that they add.
-
-The recurrence stays that of :class:`mmrla.models.RLAUnit`.
 """
 
+from collections import Counter
 from copy import deepcopy
 from typing import Any, List, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,7 +32,7 @@ from ..backbones.preact_resnet import PreActResNet
 from ..backbones.resnet import RLAOverResNet
 from ..backbones.xception import Xception
 from ..layers.plugins import plugin_names
-from ..rla import RLA, last_conv
+from ..rla import RLA, RLAUnit, last_conv
 
 #: Networks whose norms do not follow the conv that is registered before them.
 _PRE_ACTIVATED = (DenseNetBC, PreActResNet)
@@ -40,78 +43,117 @@ def _add(y: Tensor, other: Tensor) -> Tensor:
     return y + other if y.requires_grad else y.add_(other)
 
 
-class _Deployed(RLA):
-    """What the deployed forms share: plain blocks, no read of h_0."""
+class _HalvingFunction(torch.autograd.Function):
+    """Average pooling as ONNX's operator with pads at the end, without ceil_mode.
 
-    def read_of(self, i: int, t: int, h: Tensor) -> Optional[Tensor]:
+    The same numbers, but ONNX Runtime can tell that its output is of the size of a
+    strided conv's: what it needs to fuse additions when the images' size is open.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, stride: int) -> Tensor:
+        return F.avg_pool2d(h, stride, ceil_mode=True, count_include_pad=False)
+
+    @staticmethod
+    def symbolic(g: Any, h: Any, stride: int) -> Any:
+        size, pads = [stride, stride], [0, 0, stride - 1, stride - 1]
+        how = dict(kernel_shape_i=size, strides_i=size, pads_i=pads)
+        return g.op('AveragePool', h, count_include_pad_i=0, **how)
+
+
+class _Pool(nn.AvgPool2d):
+    """Average pooling that rounds sizes up, as it is exported best."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(N, k, H, W) to (N, k, H', W')."""
+        if torch.onnx.is_in_onnx_export():
+            return _HalvingFunction.apply(h, self.stride)
+        return super().forward(h)
+
+
+class _FoldedUnit(RLAUnit):
+    """A unit of convs and tanh alone.
+
+    With BN_t(a) = s_t a + b_t it carries s_{t+1} h_t: C1 has s_t and b_t in it, C3
+    has s_{t+1}, and what reads the state divides by it. h_0 = 0 is None.
+    """
+
+    def advance(self, t: int, update: Tensor, h: Optional[Tensor]) -> Tensor:
+        """As :meth:`mmrla.models.RLAUnit.advance`."""
+        if h is not None:
+            update = _add(update, self.pool(h) if t == 0 else h)
+        return self.recurrent_of(t)(torch.tanh(update))
+
+
+class _Deployed(RLA):
+    """What the deployed forms share: plain blocks, no read of h_0.
+
+    ``of_z`` of a unit says which of its C1, one a block here, read what the last
+    conv of the block reads.
+    """
+
+    def zero_state(self, x: Tensor) -> Any:
+        """h_0: None where that is a constant."""
+        folded = isinstance(self.rla[0], _FoldedUnit)
+        return None if folded else super().zero_state(x)
+
+    def read_of(self, i: int, t: int, h: Any) -> Optional[Tensor]:
         """The addend of block t of layer i; None for what is folded."""
         unit, index = self.unit_of(i, t)
         return None if (i, t) == (0, 0) else unit.read_of(index, h)
-
-    def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
-        """As :meth:`mmrla.models.RLA.step`."""
-        block = self.block_of(i, t)
-        unit, index = self.unit_of(i, t)
-        y, identity = self.branch(block, x, self.read_of(i, t, h))
-        x = self.join(block, y, identity)  # does not overwrite y
-        return x, unit(index, y if self.source == 'residual' else x, h)
 
 
 class _DeployedMobileNetV2(_Deployed, RLAOverMobileNetV2):
     """MobileNetV2: the constant that h_0 gives is in the first linear conv's bias."""
 
-
-class _DeployedResNet(_Deployed, RLAOverResNet):
-    """ResNets: C1 joins the conv before it (v1) or the one beside it (v3).
-
-    ``unit.of_z[t]`` is C1 of the last conv of block t; ``unit.joint[t]`` the next
-    block's first conv and C1 of block t. Identities stand where there is none.
-    """
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """As :meth:`mmrla.models.RLA.forward`."""
-        x = self.forward_stem(x)
-        h = self.zero_state(x)
-        first: Optional[Tensor] = None
-        outs: List[Tensor] = []
-        for i, layer in enumerate(self.layers_of_blocks):
-            for t in range(len(layer)):
-                x, h, first = self.deployed_step(i, t, x, h, first)
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs + self.last_outputs(x, h))
-
-    def deployed_step(
-        self, i: int, t: int, x: Tensor, h: Tensor, first: Optional[Tensor]
-    ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
-        """x, the state, and the next block's first conv of x if it is known."""
+    def step(self, i: int, t: int, x: Tensor, h: Any) -> Tuple[Tensor, Any]:
+        """As :meth:`mmrla.models.RLA.step`."""
         block = self.block_of(i, t)
         unit, index = self.unit_of(i, t)
         read = self.read_of(i, t, h)
-        if first is None:
-            y = block.conv1(x)
-            y = y if read is None else _add(y, read)
-        else:
-            # A slice of another map: slow to go on with.
-            y = first if read is None else first + read
-        z = self.middle(block, y)
+        folded = isinstance(convs_of(block)[-1].norm, nn.Identity)
+        if self.source == 'output' and folded and not plugin_names(block, 3):
+            # One addition for each of the two convs that are added to.
+            y, identity = self.branch(block, x, None)
+            x = y if identity is None else _add(y, identity)
+            x = x if read is None else _add(x, read)
+            return x, unit(index, x, h)
+        y, identity = self.branch(block, x, read)
+        x = self.join(block, y, identity)  # does not overwrite y
+        return x, unit(index, y if self.source == 'residual' else x, h)
+
+    def last_outputs(self, x: Tensor, state: Any) -> List[Tensor]:
+        """As upstream's, ``conv2`` reads x and the last state side by side."""
+        if not self.runs_last_conv or not self.exchange or self.rla[-1].last.conv:
+            return super().last_outputs(x, state)
+        last = self.rla[-1].last
+        read = last.act(last.norm(self.rla[-1].hidden(state)))
+        y = self.conv2.activate(self.conv2.conv(torch.cat((x, read), dim=1)))
+        return [y, *RLA.last_outputs(self, x, state)]
+
+
+class _DeployedResNet(_Deployed, RLAOverResNet):
+    """ResNets: for v1 C1 joins the conv before it."""
+
+    def step(self, i: int, t: int, x: Tensor, h: Any) -> Tuple[Tensor, Any]:
+        """As :meth:`mmrla.models.RLA.step`."""
+        block = self.block_of(i, t)
+        unit, index = self.unit_of(i, t)
+        read = self.read_of(i, t, h)
+        y = block.conv1(x)
+        z = self.middle(block, y if read is None else _add(y, read))
         y, identity = self.end(block, z), self.shortcut(block, x)
         if index >= unit.num_updates:
-            return block.relu(_add(y, identity)), h, None
-        if self.source == 'residual':
-            of_z = unit.of_z[index]
-            joined = isinstance(of_z, nn.Conv2d)
-            update = of_z(z) if joined else unit.compress_of(index)(y)
+            return block.relu(_add(y, identity)), h
+        if self.source == 'output':
             x = block.relu(_add(y, identity))
-            return x, unit.advance(index, update, h), None
-        x = block.relu(_add(y, identity) if self.source == 'output' else y + identity)
-        joint = unit.joint[index]
-        if self.source == 'output' and isinstance(joint, nn.Conv2d):
-            k = unit.rla_channels
-            first, update = joint(x).split((joint.out_channels - k, k), dim=1)
-            return x, unit.advance(index, update, h), first
-        source = x if self.source == 'output' else identity
-        return x, unit(index, source, h), None
+            return x, unit(index, x, h)
+        source = z if unit.of_z[index] else y
+        if self.source == 'identity':
+            source = identity
+        # Before the sum overwrites y.
+        update = unit.compress_of(index)(source)
+        return block.relu(_add(y, identity)), unit.advance(index, update, h)
 
 
 def _conv_like(source: Any, weight: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
@@ -141,13 +183,7 @@ def _product(compress: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d:
     """One conv of z, k output channels, for compress(conv(z))."""
     c1 = compress.weight.flatten(1)
     weight = torch.einsum('kc,czhw->kzhw', c1, conv.weight)
-    return _conv_like(conv, weight, None if conv.bias is None else c1 @ conv.bias)
-
-
-def _stack(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """One conv of x for two of the same geometry: their outputs, concatenated."""
-    weight = torch.cat((first.weight, second.weight))
-    return _conv_like(first, weight, torch.cat((_bias(first), _bias(second))))
+    return _conv_like(conv, weight, _bias(compress) + c1 @ _bias(conv))
 
 
 def _norm_of_sum(backbone: RLA, block: Any) -> Any:
@@ -160,12 +196,19 @@ def _norm_of_sum(backbone: RLA, block: Any) -> Any:
     return conv.pointwise_conv.norm
 
 
+def _affine(norm: Any) -> Optional[Tuple[Tensor, Tensor]]:
+    """s and b of BN(a) = s a + b, (C, ) each; None for another norm."""
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+        return None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - scale * norm.running_mean
+
+
 def _scale(read: nn.Module, norm: Any) -> None:
     """Let a read be added behind a norm instead of before it."""
-    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
-        return
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    last_conv(read).weight.mul_(scale[:, None, None, None])
+    affine = _affine(norm)
+    if affine is not None:
+        last_conv(read).weight.mul_(affine[0][:, None, None, None])
 
 
 def _scale_reads(backbone: Any) -> None:
@@ -181,14 +224,30 @@ def _scale_reads(backbone: Any) -> None:
 
 
 def _fold_norms(model: nn.Module) -> None:
-    """mmcv's folding, but for networks in which norms come before their convs."""
-    if isinstance(model, _PRE_ACTIVATED):
+    """mmcv's folding, but where a conv is not followed by one norm of its own.
+
+    In pre-activated networks norms come before their convs; heads with a norm for
+    each level (``RetinaSepBNHead``) have several for one conv.
+    """
+    owners: Counter[nn.Module] = Counter(
+        child
+        for module in model.modules()
+        for child in module.children()
+        if isinstance(child, nn.Conv2d)
+    )
+    kept = [
+        module
+        for module in model.modules()
+        if isinstance(module, _PRE_ACTIVATED)
+        or any(owners[child] > 1 for child in module.children())
+    ]
+    if model in kept:
         return
     places = [
         (parent, name, child)
         for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, _PRE_ACTIVATED)
+        for name, child in parent._modules.items()
+        if child in kept
     ]
     for parent, name, _ in places:
         setattr(parent, name, nn.Identity())
@@ -207,28 +266,69 @@ def is_product(conv: nn.Module) -> bool:
     )
 
 
+def _unshare(unit: Any) -> None:
+    """Give each block of a unit a C1 and a C3 of its own."""
+    updates = range(unit.num_updates)
+    for name in ('compress', 'recurrent'):
+        of = getattr(unit, f'{name}_of')
+        setattr(unit, name, nn.ModuleList(deepcopy(of(t)) for t in updates))
+        setattr(unit, f'_{name}_of', list(updates))
+    unit._tied = ()
+    unit.of_z = [False] * unit.num_updates
+    if isinstance(unit.pool, nn.AvgPool2d):
+        unit.pool.__class__ = _Pool
+
+
+def _fold_state_norms(backbone: Any) -> None:
+    """Fold BN_t of all units, where each of them is an invertible affine map."""
+    steps = [
+        backbone.unit_of(i, t)
+        for i, layer in enumerate(backbone.layers_of_blocks)
+        for t in range(len(layer))
+    ]
+    updates = [(unit, t) for unit, t in steps if t < unit.num_updates]
+    affines: List[Any] = [_affine(unit.norms[t]) for unit, t in updates]
+    if (
+        backbone.cell != 'conv'
+        or not backbone.rla[0].before_recurrence
+        or any(affine is None or not affine[0].all() for affine in affines)
+    ):
+        return
+    for n, (unit, t) in enumerate(updates):
+        scale, shift = affines[n]
+        compress = unit.compress[t]
+        weight = compress.weight * scale[:, None, None, None]
+        shift = shift + scale * _bias(compress)
+        unit.compress[t] = _conv_like(compress, weight, shift)
+        if n + 1 == len(updates):
+            continue
+        scale = affines[n + 1][0][:, None, None, None]
+        last_conv(unit.recurrent[t]).weight.mul_(scale)
+        unit, t = updates[n + 1]
+        if unit.read is not None:
+            read = first_conv(unit.read[t])
+            read.weight.div_(scale if read.groups > 1 else scale.transpose(0, 1))
+    for unit in backbone.rla:
+        unit.norms = nn.ModuleList()
+        unit.__class__ = _FoldedUnit
+
+
+def first_conv(read: nn.Module) -> nn.Conv2d:
+    """The conv that begins a read of h."""
+    return next(m for m in read.modules() if isinstance(m, nn.Conv2d))
+
+
 def _join_compress(backbone: Any) -> None:
-    """Give the units of a ResNet their joined convs."""
+    """Make C1 of a ResNet's residual a conv of what the last conv reads."""
     for i, layer in enumerate(backbone.layers_of_blocks):
-        unit, first = backbone.unit_of(i, 0)
-        of_z: List[nn.Module] = []
-        joint: List[nn.Module] = []
-        for t, block in enumerate(layer):
-            of_z.append(nn.Identity())
-            joint.append(nn.Identity())
-            if t >= unit.num_updates:
-                continue
-            compress = unit.compress_of(t)
-            last = getattr(block, 'conv3', block.conv2)
+        unit, _ = backbone.unit_of(i, 0)
+        for t, block in enumerate(list(layer)[: unit.num_updates]):
+            last = backbone.last_conv(block)
             norm = block.norm3 if hasattr(block, 'conv3') else block.norm2
             folded = isinstance(norm, nn.Identity) and not plugin_names(block, 3)
             if backbone.source == 'residual' and folded and is_product(last):
-                of_z[-1] = _product(compress, last)
-            following = layer[t + 1] if t + 1 < len(layer) else None
-            if backbone.source == 'output' and following is not None:
-                if is_product(following.conv1):
-                    joint[-1] = _stack(following.conv1, compress)
-        unit.of_z, unit.joint = nn.ModuleList(of_z), nn.ModuleList(joint)
+                unit.compress[t] = _product(unit.compress[t], last)
+                unit.of_z[t] = True
 
 
 def _fold_zero_state(backbone: Any) -> None:
@@ -241,27 +341,48 @@ def _fold_zero_state(backbone: Any) -> None:
     conv.bias = nn.Parameter(_bias(conv) + constant.flatten())
 
 
+def _join_last_read(backbone: Any) -> None:
+    """Make the read of the last state of MobileNetV2 a part of ``conv2``.
+
+    Maps are smallest there, and ReLU6 behind a conv is what runtimes fuse.
+    """
+    last = backbone.rla[-1].last
+    if last is None or not isinstance(backbone.conv2.norm, nn.Identity):
+        return
+    conv = backbone.conv2.conv
+    weight = torch.cat((conv.weight, last.conv.weight), dim=1)
+    backbone.conv2.conv = _conv_like(conv, weight, _bias(conv))
+    last.conv = None
+
+
 def _deploy(backbone: Any) -> None:
     """Give a backbone, its norms folded, its deployed form."""
-    if isinstance(backbone, RLAOverResNet):
-        form: Any = _DeployedResNet
-        _join_compress(backbone)
-    elif isinstance(backbone, RLAOverMobileNetV2):
-        form = _DeployedMobileNetV2
-        _fold_zero_state(backbone)
-    else:
+    if not isinstance(backbone, (RLAOverResNet, RLAOverMobileNetV2)):
         return
+    for unit in backbone.rla:
+        _unshare(unit)
+    _fold_state_norms(backbone)
+    form: Any = _DeployedMobileNetV2
+    if isinstance(backbone, RLAOverResNet):
+        form = _DeployedResNet
+        _join_compress(backbone)
+    else:
+        _fold_zero_state(backbone)
+        _join_last_read(backbone)
     cls = type(backbone)
     # The class alone changes: a copy of the copy is deployed, too.
     backbone.__class__ = type(f'Deployed{cls.__name__}', (form, cls), {})
 
 
-def switch_to_deploy(model: nn.Module) -> nn.Module:
+def switch_to_deploy(model: nn.Module, only_rla: bool = False) -> nn.Module:
     """An equivalent copy of ``model`` for inference.
 
     Args:
         model: A backbone, classifier or detector, with or without RLA. It is
             not changed.
+        only_rla: Whether all but RLA backbones stays as it is. Defaults to False:
+            norms of necks, heads and plain backbones are folded too, as mmcv does,
+            where a norm registered behind a conv follows it.
 
     Returns:
         The copy, in eval mode, without gradients. Its outputs equal the
@@ -271,18 +392,19 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     model = deepcopy(model)
     model.train(False)
     with torch.no_grad():
-        backbones = [
-            m
-            for m in model.modules()
-            if isinstance(m, RLA) and m.rla is not None
-            if not isinstance(m, _Deployed)
-        ]
+        backbones = [m for m in rla_backbones(model) if not isinstance(m, _Deployed)]
         for backbone in backbones:
             if isinstance(backbone, (RLAOverResNet, RLAOverMobileNetV2, Xception)):
                 _scale_reads(backbone)
-        _fold_norms(model)
+        for part in backbones if only_rla else [model]:
+            _fold_norms(part)
         for backbone in backbones:
             _deploy(backbone)
     for param in model.parameters():
         param.requires_grad_(False)
     return model
+
+
+def rla_backbones(model: nn.Module) -> List[RLA]:
+    """The backbones in a network that have a hidden state."""
+    return [m for m in model.modules() if isinstance(m, RLA) and m.rla is not None]

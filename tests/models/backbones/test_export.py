@@ -4,6 +4,7 @@
 import functools
 import inspect
 import io
+import platform
 import re
 import warnings
 from pathlib import Path
@@ -127,6 +128,29 @@ def test_onnx(case: Case) -> None:
 @each([case for case in ONE_EACH if case in CASES], fast=['mobilenet-released'])
 def test_onnx_of_the_deployed_form(case: Case) -> None:
     _assert_onnx(switch_to_deploy(_backbone(case)))
+
+
+@pytest.mark.skipif(
+    platform.machine() != 'x86_64', reason='ONNX Runtime fuses less elsewhere'
+)
+@pytest.mark.parametrize('integration', ['v1', 'v3'])
+def test_onnx_runtime_leaves_nothing_but_convs(
+    integration: str, tmp_path: Path
+) -> None:
+    """Of the deployed form, whatever the images' size: sums and activations go."""
+    onnx = pytest.importorskip('onnx')
+    runtime = pytest.importorskip('onnxruntime')
+    kwargs = dict(depth=50, base_channels=16, stem_channels=16, rla_channels=16)
+    cfg = dict(type='mmpretrain.RLAResNet', integration=integration, **kwargs)
+    model = _randomise(MODELS.build(dict(cfg, return_hidden=True)))
+    content = _export(switch_to_deploy(model), torch.randn(1, 3, 64, 64))
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / 'optimised.onnx')
+    runtime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    nodes = [n.op_type for n in onnx.load(tmp_path / 'optimised.onnx').graph.node]
+    assert nodes.count('AveragePool') == 3
+    assert set(nodes) == {'Conv', 'MaxPool', 'AveragePool', 'ReorderOutput'}
 
 
 @each(FAMILIES, fast=['resnet-v3', 'densenet-lag'])

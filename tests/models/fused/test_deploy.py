@@ -1,11 +1,13 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The deployed network equals the network that it was made from."""
 
+import copy
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -94,6 +96,11 @@ def _assert_equal(model: nn.Module, size: Tuple[int, int] = (65, 97)) -> None:
     for a, b, c in zip(expected, last, rounded):
         assert (a - b).abs().max() / a.abs().max() < 1e-4
         assert (a - c.float()).abs().max() / a.abs().max() < 0.2
+    model = model.double()
+    with torch.no_grad():
+        exact = model(x.double()), switch_to_deploy(model)(x.double())
+    for a, b in zip(*exact):
+        assert (a - b).abs().max() / a.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize('return_hidden', [False, True])
@@ -149,6 +156,38 @@ def test_norms_of_a_pre_activated_backbone_stay() -> None:
     assert isinstance(deployed[0].norm, nn.BatchNorm2d)
 
 
+def test_a_conv_with_a_norm_for_each_level_keeps_them() -> None:
+    """As in mmdet's RetinaSepBNHead and RTMDetSepBNHead."""
+    torch.manual_seed(0)
+    levels = [ConvModule(4, 4, 1, norm_cfg=dict(type='BN')) for _ in range(3)]
+    levels[1].conv = levels[0].conv
+    model = _randomise(nn.Sequential(*levels))
+    deployed = switch_to_deploy(model)
+    x = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(deployed(x), model(x))
+    kept = [isinstance(level.norm, nn.BatchNorm2d) for level in deployed]  # type: ignore[attr-defined]
+    assert kept == [True, True, False]
+
+
+def test_only_rla_backbones() -> None:
+    torch.manual_seed(0)
+    backbone = RLAResNet(**THIN, out_indices=(3,))
+    head = ConvModule(256, 4, 1, norm_cfg=dict(type='BN'))
+    model = _randomise(nn.ModuleDict(dict(backbone=backbone, head=head)))
+    x = torch.randn(1, 3, 64, 64)
+    outs = []
+    for network in (model, switch_to_deploy(model, only_rla=True)):
+        with torch.no_grad():
+            outs.append(network['head'](network['backbone'](x)[0]))  # type: ignore[index]
+        assert isinstance(network['head'].norm, nn.BatchNorm2d)  # type: ignore[index]
+    torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
+    assert not any(
+        isinstance(m, nn.BatchNorm2d)
+        for m in network['backbone'].modules()  # type: ignore[index]
+    )
+
+
 def test_the_input_and_the_residuals_are_not_overwritten_too_early() -> None:
     """The same result twice, and from an input that requires a gradient."""
     torch.manual_seed(0)
@@ -196,14 +235,34 @@ def test_detector(detector_config: Path) -> None:
 
 
 def test_what_is_joined() -> None:
-    """v1: C1 of what the last conv reads; v3: C1 beside the next first conv."""
-    for integration, kind, count in (('v1', 'of_z', 16), ('v3', 'joint', 12)):
+    """v1: C1 of what the last conv reads; all norms are in convs."""
+    for integration, count in (('v1', 16), ('v3', 0)):
         model = RLAResNet(**THIN, integration=integration, return_hidden=True)
         deployed: Any = switch_to_deploy(model)
-        joined = [m for unit in deployed.rla for m in getattr(unit, kind)]
-        assert sum(isinstance(m, nn.Conv2d) for m in joined) == count
-        norms = [n for n, m in deployed.named_modules() if type(m) is nn.BatchNorm2d]
-        assert all('.norms.' in name for name in norms)
+        assert sum(of_z for unit in deployed.rla for of_z in unit.of_z) == count
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in deployed.modules())
+
+
+@pytest.mark.parametrize('kind', ['resnet', 'mobilenet'])
+def test_a_norm_that_cannot_be_inverted_stays(kind: str) -> None:
+    """BN_t with a weight of zero; beside it one of 1e-20, which is no zero."""
+    torch.manual_seed(0)
+    model: Any
+    if kind == 'resnet':
+        model = RLAResNet(**THIN, return_hidden=True)
+    else:
+        model = MODELS.build(
+            dict(type='RLAMobileNetV2', rla_channels=4, widen_factor=0.25)
+        )
+    _randomise(model)
+    model.rla[1].norms[1].weight.data[:] = torch.tensor([-1e-20, 1, 2, -3])
+    _assert_equal(copy.deepcopy(model))
+    deployed: Any = switch_to_deploy(model)
+    assert not deployed.rla[1].norms
+    model.rla[1].norms[1].weight.data[0] = 0
+    _assert_equal(copy.deepcopy(model))
+    kept: Any = switch_to_deploy(model)
+    assert len(kept.rla[1].norms) == len(model.rla[1].norms)
 
 
 def test_a_copy_of_the_copy_is_deployed() -> None:
