@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.registry import METRICS
 
+from mmrla.analysis.plots import with_palette
 from mmrla.engine import StartHook, checks, config, data
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
@@ -91,6 +92,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         metric = METRICS.build(dict(type=dump, out_file_path=osp.abspath(args.out)))
         config.use_log_dir(runner, metric)
         runner.test_evaluator.metrics.append(metric)
+    meta = runner.visualizer.dataset_meta
+    runner.visualizer.dataset_meta = with_palette(meta or {})
     if args.show_dir:
         config.show_in_log_dir(runner, args.show_dir)
     if args.show or args.show_dir:

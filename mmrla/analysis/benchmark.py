@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..engine.config import type_name
 from ..models.fused import switch_to_deploy, switch_to_fused_training
 from .networks import build, is_detector
 from .progress import Progress
@@ -170,11 +171,11 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
         form: How to run it.
     """
     torch.manual_seed(0)
-    backbone = cfg.model.backbone
-    if form.form == 'fused' and backbone.type in ('ResNet', 'ResNeXt', 'MobileNetV2'):
+    kind = type_name(cfg.model.backbone)
+    if form.form == 'fused' and kind in ('ResNet', 'ResNeXt', 'MobileNetV2'):
         # Like for like: the plain network, which has no such form, as ours.
         cfg = copy.deepcopy(cfg)
-        cfg.model.backbone.update(type=f'RLA{backbone.type}', rla_channels=0)
+        cfg.model.backbone.update(type=f'mmrla.RLA{kind}', rla_channels=0)
     model = build(cfg)
     detector = is_detector(model)
     if form.form == 'deployed':

@@ -3,8 +3,10 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from .conftest import call, metrics
 
@@ -40,6 +42,24 @@ def test_predictions_are_written(tested):
 
 def test_images_are_painted(tested):
     assert len(list(tested.glob('2*/shown/*.png'))) == 5
+
+
+def test_classes_have_the_colours_of_all_pictures(tested, tiny_coco):
+    """The second class is drawn in blue; COCO's second colour is a dark red."""
+    content = json.loads((tiny_coco / 'annotations/val.json').read_text())
+    image = content['images'][0]
+    (box,) = (
+        a['bbox']
+        for a in content['annotations']
+        if (a['image_id'], a['category_id']) == (image['id'], 2)
+    )
+    (path,) = tested.glob(f'2*/shown/{image["file_name"][:-4]}*.png')
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert('RGB'), float)
+    x, y, _, height = box
+    # The box's left side in the left half: the truth.
+    red, green, blue = pixels[y + height // 2 : y + height - 2, x].mean(0)
+    assert blue > green > red
 
 
 def test_tta_flips(trained, tested, detector_config, tmp_path):
