@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Dict
 
 import pytest
 import torch
@@ -351,7 +352,7 @@ def test_an_interruption_is_one_line(tool, trained, detector_config, tmp_path):
 
 
 #: Networks of mmdet's own, a part of each new beside a plain ResNet's weights.
-UPSTREAM = {
+UPSTREAM: Dict[str, Dict[str, Any]] = {
     'GCNet': dict(
         plugins=[
             dict(
