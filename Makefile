@@ -25,7 +25,7 @@ help: ## Show what there is to make
 	    while IFS='|' read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
 	@echo '  make TARGET STACK=NAME  with another stack: $(STACKS)'
 
-setup: ## Make or mend .venv with the pinned stack and mmrla (first run: mmcv may be compiled)
+setup: ## Make or update .venv with the pinned stack and mmrla (first run: mmcv may be compiled)
 	@bash requirements/setup_venv.sh '$(STACK)'
 
 demo: setup ## Train and evaluate an RLA detector on scenes of real digits, on the CPU
@@ -41,7 +41,7 @@ lint: setup ## Check style, types and safety
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo requirements setup.py
+	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo setup.py
 
 docs: ## Build the documentation site in docs/_build/html, links checked
 	@test -x .venv-docs/bin/python || $(or $(PYTHON),python3) -m venv .venv-docs
@@ -49,13 +49,10 @@ docs: ## Build the documentation site in docs/_build/html, links checked
 	@.venv-docs/bin/python -m sphinx -W --keep-going -q -c docs . docs/_build/html
 	@echo docs/_build/html/docs/index.html
 
-compatibility: setup ## Run tests and demo of a stack for the table of stacks in README
-	@rm -f work_dirs/tests$(SUFFIX).xml
-	-@$(RUN_TESTS) -m 'not slow' --junitxml work_dirs/tests$(SUFFIX).xml \
-	    --deselect tests/test_stacks.py::test_record_is_of_the_pinned_versions
-	-@$(RUN_DEMO) --fresh
-	@$(PY) tools/misc/update_compatibility.py $(or $(STACK),default) \
-	    --tests work_dirs/tests$(SUFFIX).xml --demo work_dirs/demo$(SUFFIX)
+compatibility: setup ## Show what the table of stacks has: versions, tests and demo of a stack
+	@$(PY) -c 'from mmrla import compat; print(compat.describe())'
+	-@$(RUN_TESTS) -m 'not slow'
+	@$(RUN_DEMO) --fresh
 
 clean: ## Delete caches and build folders; environments, data and work_dirs stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

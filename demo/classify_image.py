@@ -32,7 +32,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     checkpoint = ready_checkpoint(args.checkpoint)
     use_safe_loading()
     inferencer = ImageClassificationInferencer(
-        network_config(checkpoint, args.config),
+        network_config(checkpoint, args.config, 'classifier'),
         pretrained=checkpoint,
         device=args.device,
     )

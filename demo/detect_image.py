@@ -37,7 +37,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     checkpoint = ready_checkpoint(args.checkpoint)
     use_safe_loading()
     inferencer = DetInferencer(
-        network_config(checkpoint, args.config),
+        network_config(checkpoint, args.config, 'detector'),
         weights=checkpoint,
         device=args.device,
         show_progress=False,

@@ -16,13 +16,14 @@ from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import VISUALIZERS
 from rich.progress import track
 
+from mmrla.analysis.plots import with_palette
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the example."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('checkpoint', help=CHECKPOINT)
     parser.add_argument('video', help='video to read')
@@ -44,10 +45,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         raise UserError(f'{args.video}: cannot be read as a video')
     checkpoint = ready_checkpoint(args.checkpoint)
     use_safe_loading()
-    config = network_config(checkpoint, args.config)
+    config = network_config(checkpoint, args.config, 'detector')
     model = init_detector(config, checkpoint, device=args.device)
     visualizer = VISUALIZERS.build(model.cfg.visualizer)
-    visualizer.dataset_meta = model.dataset_meta
+    visualizer.dataset_meta = with_palette(model.dataset_meta)
     writer = cv2.VideoWriter(
         args.out, cv2.VideoWriter.fourcc(*'mp4v'), video.fps, video.resolution
     )

@@ -15,16 +15,15 @@ from typing import List, Optional
 import numpy as np
 import torch
 from inputs import add_arguments, image_files, network_config, ready_checkpoint
-from mmengine.registry import init_default_scope
 
-from mmrla.analysis.inputs import prepare, read_image
-from mmrla.checkpoints.verify import build
+from mmrla.analysis.images import prepare, read_image
+from mmrla.checkpoints.verify import network_of
 from mmrla.engine.checkpoint_io import load_foreign
 from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the example."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,13 +34,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Extract."""
+    """Save the features of each image."""
     args = parse_args(argv)
     files = image_files(args.images)
     checkpoint = ready_checkpoint(args.checkpoint)
     cfg = network_config(checkpoint, args.config)
-    init_default_scope(cfg.default_scope)
-    model = build(load_foreign(checkpoint), checkpoint, cfg)
+    model = network_of(load_foreign(checkpoint), checkpoint, cfg)
     model.to(args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for file in files:

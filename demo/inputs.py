@@ -62,12 +62,26 @@ def ready_checkpoint(path: str) -> str:
     return str(checkpoint)
 
 
-def network_config(checkpoint: str, config: Optional[str]) -> Config:
+def network_config(
+    checkpoint: str, config: Optional[str], task: Optional[str] = None
+) -> Config:
     """The config of a checkpoint: the one named, else the one it carries.
 
+    Args:
+        checkpoint (str): The file.
+        config (str, optional): The config that was named.
+        task (str, optional): 'detector' or 'classifier', what the example runs.
+
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or it is of the other task.
     """
     if config is not None:
-        return load_config(config)
-    return carried_config(load_foreign(checkpoint), checkpoint)
+        cfg = load_config(config)
+    else:
+        cfg = carried_config(load_foreign(checkpoint), checkpoint)
+    # A classifier is a backbone, maybe a neck, and one head.
+    found = 'classifier' if 'head' in cfg.get('model', {}) else 'detector'
+    if task not in (None, found):
+        tool = dict(classifier='classify_image.py', detector='detect_image.py')[found]
+        raise UserError(f'{config or checkpoint} is of a {found}: take demo/{tool}')
+    return cfg

@@ -19,12 +19,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from mmrla.analysis.plots import class_colours
+
 __all__ = ['draw_predictions']
 
-# Matplotlib's palette for ten categories, navy in the place of its grey, which
-# would not stand out from what is greyed here.
-COLOURS = list(plt.get_cmap('tab10').colors)  # type: ignore[attr-defined]
-COLOURS[7] = (0.10, 0.14, 0.49)
+COLOURS = [tuple(v / 255 for v in colour) for colour in class_colours(10)]
 
 
 class _Object(NamedTuple):
@@ -46,7 +45,7 @@ def _draw_objects(
         title: Heading.
     """
     height, width = image.shape[:2]
-    # Greyed, so that the masks' colours tell the classes, not the digits' own.
+    # Greyed: colours are to say the classes, and the digits have their own.
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 255
     canvas = 0.55 * grey + 0.35 * image / 255 + 0.05
     for item in objects:
@@ -67,7 +66,7 @@ def _draw_objects(
             x - 0.5,
             y - 1 if above else y + box_height,
             item.text,
-            color='white',
+            color='black' if 0.3 * colour[0] + 0.6 * colour[1] > 0.55 else 'white',
             fontsize=8,
             va='bottom' if above else 'top',
             bbox=dict(boxstyle='square,pad=0.15', fc=colour, ec='none'),

@@ -80,7 +80,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         _fail(f'there is no {name}{hint}')
     if path.suffix == '.sh':
         os.environ.setdefault('PYTHON', sys.executable)
-        os.execvp('bash', ['bash', str(path), *rest])
+        os.execvp('bash', ['bash', str(path), *rest])  # nosec B606 B607 - a tool of ours
     # As `python FILE` has it: arguments, and neighbours that can be imported.
     sys.argv = [str(path), *rest]
     sys.path.insert(0, str(path.parent))

@@ -2,9 +2,9 @@
 """Which versions of the stack mmrla works with, and the check at import.
 
 The OpenMMLab packages exist twice: from OpenMMLab, and from the OneDL project
-under other distribution names but the same import names. Both are known here.
-The check reads the metadata of what is installed and imports nothing of it, so
-that neither mmdet nor mmpretrain is needed or loaded by ``import mmrla``.
+under other distribution names but the same import names. The check reads the
+metadata of what is installed and imports nothing of it, so that ``import mmrla``
+neither needs nor loads mmdet and mmpretrain.
 
 ``setup.py`` reads ``RANGES`` from this file before anything is installed: only
 the standard library may be imported at its top.
@@ -14,12 +14,12 @@ import importlib.util
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, Optional
 
 __all__ = ['RANGES', 'VersionConflictError', 'check_versions', 'describe', 'family']
 
 # Import name -> distributions that provide it, the preferred one first, with
-# the versions that work. OneDL distributions are told by their prefix.
+# the versions that work.
 RANGES: Dict[str, Dict[str, str]] = {
     'torch': {'torch': '>=2.1'},
     'mmengine': {
@@ -34,20 +34,14 @@ RANGES: Dict[str, Dict[str, str]] = {
         # The name of mmcv 1.x with compiled ops: found, never in range.
         'mmcv-full': '>=2.0.0,<2.2',
     },
-    'mmdet': {
-        'mmdet': '>=3.1,<4',
-        'onedl-mmdetection': '>=3.4,<4',
-    },
-    'mmpretrain': {
-        'mmpretrain': '>=1.0,<2',
-        'onedl-mmpretrain': '>=1.3,<2',
-    },
+    'mmdet': {'mmdet': '>=3.1,<4', 'onedl-mmdetection': '>=3.4,<4'},
+    'mmpretrain': {'mmpretrain': '>=1.0,<2', 'onedl-mmpretrain': '>=1.3,<2'},
 }
 OPTIONAL = ('mmdet', 'mmpretrain')
 ONEDL = 'onedl-'
 
-# What is found of each module of RANGES: more than one is a conflict.
-Found = Dict[str, List['Installed']]
+# Import name -> what provides it here, distribution -> version.
+Found = Dict[str, Dict[str, str]]
 
 
 class VersionConflictError(RuntimeError):
@@ -56,16 +50,6 @@ class VersionConflictError(RuntimeError):
     Not an ``ImportError``: MMEngine's registries and ``custom_imports`` swallow
     those and would report a missing class instead.
     """
-
-
-class Installed(NamedTuple):
-    """A distribution found in the environment."""
-
-    dist: str
-    version: str
-
-    def __str__(self) -> str:
-        return f'{self.dist} {self.version}'
 
 
 def _version(dist: str) -> Optional[str]:
@@ -87,40 +71,23 @@ def _source_version(module: str) -> Optional[str]:
 
 
 def _find_all() -> Found:
-    return {module: _find(module) for module in RANGES}
-
-
-def _find(module: str) -> List[Installed]:
-    """All distributions in the environment that provide a module."""
-    versions = [(dist, _version(dist)) for dist in RANGES[module]]
-    found = [Installed(dist, version) for dist, version in versions if version]
-    if not found:
-        version = _source_version(module)
-        if version:
-            found.append(Installed(next(iter(RANGES[module])), version))
+    found: Found = {}
+    for module, dists in RANGES.items():
+        versions = {dist: _version(dist) for dist in dists}
+        found[module] = {dist: v for dist, v in versions.items() if v}
+        source = None if found[module] else _source_version(module)
+        if source:
+            found[module] = {next(iter(dists)): source}
     return found
 
 
-def _fits(version: str, allowed: str) -> bool:
-    from packaging.specifiers import SpecifierSet
-
-    return SpecifierSet(allowed).contains(version, prereleases=True)
-
-
-def _install(*requirements: str) -> str:
-    # mmcv is compiled against the torch that is there, which pip's isolated
-    # build environment would hide.
-    flag = ' --no-build-isolation' if any('mmcv' in r for r in requirements) else ''
-    return f'pip install{flag} ' + ' '.join(f"'{r}'" for r in requirements)
+def _named(dists: Dict[str, str]) -> List[str]:
+    return [f'{dist} {version}' for dist, version in dists.items()]
 
 
 def _family(found: Found) -> str:
-    names = {
-        'OneDL' if d.dist.startswith(ONEDL) else 'OpenMMLab'
-        for module, dists in found.items()
-        for d in dists
-        if module != 'torch'
-    }
+    dists = [d for module in found if module != 'torch' for d in found[module]]
+    names = {'OneDL' if d.startswith(ONEDL) else 'OpenMMLab' for d in dists}
     return ' and '.join(sorted(names)) or 'no'
 
 
@@ -131,77 +98,68 @@ def family() -> str:
 
 def describe() -> str:
     """The packages that mmrla works on and their family, in one line."""
-    found = _find_all()
-    numpy = _version('numpy')
-    names = [str(d) for dists in found.values() for d in dists]
+    found, numpy = _find_all(), _version('numpy')
+    names = [name for dists in found.values() for name in _named(dists)]
     names += [f'numpy {numpy}'] if numpy else []
     return f'{_family(found)} packages: {", ".join(names)}'
 
 
-def _needed(module: str, found: Found) -> str:
-    """The requirement to name for a module, of the family that is in use."""
-    onedl = 'OneDL' in _family(found)
-    dists = RANGES[module]
-    dist = next((d for d in dists if onedl and d.startswith(ONEDL)), next(iter(dists)))
-    return dist + dists[dist]
+def _fits(version: str, allowed: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(allowed).contains(version, prereleases=True)
+
+
+def _conflict(there: str, needed: str, *removed: str) -> str:
+    """What is there, what is needed, and the command to get it."""
+    remove = f'pip uninstall -y {" ".join(removed)} && ' if removed else ''
+    # mmcv is compiled against the torch that is there, which pip's isolated
+    # build environment would hide.
+    flag = ' --no-build-isolation' if 'mmcv' in needed else ''
+    return f"{there}, {needed} is needed: {remove}pip install{flag} '{needed}'"
 
 
 def _conflicts(found: Found) -> List[str]:
     conflicts = []
     for module, dists in found.items():
-        needed = _needed(module, found)
-        if not dists:
-            if module not in OPTIONAL:
-                conflicts.append(
-                    f'{module} is not installed, {needed} is needed: {_install(needed)}'
-                )
-        elif len(dists) > 1:
-            conflicts.append(
-                f'{" and ".join(map(str, dists))} are both installed as {module!r} '
-                f'and overwrite each other, one is needed: pip uninstall -y '
-                f'{" ".join(d.dist for d in dists)} && {_install(needed)}'
-            )
-        elif not _fits(dists[0].version, RANGES[module][dists[0].dist]):
-            replace = dists[0].dist != re.split('[<>=]', needed)[0]
-            remove = f'pip uninstall -y {dists[0].dist} && ' if replace else ''
-            conflicts.append(
-                f'{dists[0]} is installed, {needed} is needed: '
-                f'{remove}{_install(needed)}'
-            )
+        if not dists and module in OPTIONAL:
+            continue
+        known, one = RANGES[module], len(dists) == 1
+        if one and all(_fits(v, known[d]) for d, v in dists.items()):
+            continue
+        onedl = [d for d in known if d.startswith(ONEDL) and 'OneDL' in _family(found)]
+        dist = (onedl or list(known))[0]
+        there = ' and '.join(_named(dists))
+        if len(dists) > 1:
+            there += f' are both {module} and overwrite each other'
+        else:
+            there = f'{there} is installed' if one else f'{module} is not installed'
+        removed = [] if list(dists) == [dist] else dists
+        conflicts.append(_conflict(there, dist + known[dist], *removed))
     return conflicts
 
 
 def _pair_conflicts(found: Found) -> List[str]:
     """Packages that are fine each, but not together."""
     conflicts = []
-    one = {module: dists[0] for module, dists in found.items() if dists}
-
-    mmdet, mmcv = one.get('mmdet'), one['mmcv']
-    if mmdet and mmdet.dist == 'mmdet' and mmcv.dist == 'onedl-mmcv':
+    name = {module: ' '.join(_named(dists)) for module, dists in found.items()}
+    if 'mmdet' in found['mmdet'] and 'onedl-mmcv' in found['mmcv']:
+        there = f'{name["mmdet"]} is installed and refuses {name["mmcv"]}'
         needed = 'onedl-mmdetection' + RANGES['mmdet']['onedl-mmdetection']
-        conflicts.append(
-            f'{mmdet} is installed and refuses {mmcv}, {needed} is needed: '
-            f'pip uninstall -y mmdet && {_install(needed)}'
-        )
+        conflicts.append(_conflict(there, needed, 'mmdet'))
 
-    torch, numpy = one['torch'], _version('numpy')
-    if numpy and _fits(torch.version, '<2.3') and not _fits(numpy, '<2'):
-        conflicts.append(
-            f'numpy {numpy} is installed, torch {torch.version} needs numpy<2: '
-            f'{_install("numpy<2")}'
-        )
+    torch, numpy = found['torch']['torch'], _version('numpy')
+    if numpy and _fits(torch, '<2.3') and not _fits(numpy, '<2'):
+        there = f'numpy {numpy} is installed beside torch {torch}'
+        conflicts.append(_conflict(there, 'numpy<2'))
 
     # Upstream MMEngine resolves 'mmdet::...' with pkg_resources.
-    mmengine = one['mmengine']
-    if not mmengine.dist.startswith(ONEDL) and not importlib.util.find_spec(
-        'pkg_resources'
-    ):
-        setuptools = _version('setuptools')
-        what = f'setuptools {setuptools}' if setuptools else 'no setuptools'
-        conflicts.append(
-            f'{what} is installed and has no pkg_resources, {mmengine} needs '
-            f'setuptools<81: {_install("setuptools<81")}'
-        )
+    has_pkg_resources = importlib.util.find_spec('pkg_resources') is not None
+    if 'onedl-mmengine' not in found['mmengine'] and not has_pkg_resources:
+        version = _version('setuptools')
+        there = f'setuptools {version}' if version else 'no setuptools'
+        there += f' is installed and {name["mmengine"]} uses pkg_resources'
+        conflicts.append(_conflict(there, 'setuptools<81'))
     return conflicts
 
 
@@ -215,9 +173,7 @@ def check_versions() -> None:
             and the command to get it.
     """
     if importlib.util.find_spec('packaging') is None:
-        raise VersionConflictError(
-            f'mmrla needs packaging, which is not installed: {_install("packaging")}'
-        )
+        raise VersionConflictError(_conflict('packaging is not installed', 'packaging'))
     found = _find_all()
     conflicts = _conflicts(found) or _pair_conflicts(found)
     if conflicts:

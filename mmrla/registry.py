@@ -13,9 +13,12 @@ from typing import Optional, Type
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
 from mmengine.registry import DefaultScope, Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS']
 
 
 class _ModelRegistry(Registry):
@@ -34,3 +37,8 @@ class _ModelRegistry(Registry):
 MODELS = _ModelRegistry('model', parent=MMENGINE_MODELS, locations=['mmrla.models'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, locations=['mmrla.datasets'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, locations=['mmrla.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mmrla.engine'],
+)

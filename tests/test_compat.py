@@ -259,7 +259,7 @@ def loading():
 before = loading()
 import mmrla, mmrla.models.fused, mmrla.zoo
 from mmrla import checkpoints, engine
-from mmrla.checkpoints import convert, files
+from mmrla.checkpoints import convert
 from mmrla.engine import checkpoint_io, resume, weights
 assert loading() == before, (before, loading())
 """)

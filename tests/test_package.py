@@ -232,7 +232,9 @@ def test_console_command(installed, released, detector_config, tmp_path):
 
 def read_config_root(config):
     """The folder of the data set of a test's config."""
-    return Path(re.search("data_root = '(.+)'", config.read_text())[1])
+    found = re.search("data_root = '(.+)'", config.read_text())
+    assert found
+    return Path(found[1])
 
 
 def pip_install(python, *args):

@@ -11,10 +11,11 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.registry import METRICS
 
-from mmrla.engine import CheckpointFitHook, checks, config
+from mmrla.engine import StartHook, checks, config, data
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
+from mmrla.engine.start import leave_nothing
 from mmrla.errors import UserError
 
 
@@ -60,7 +61,6 @@ def read_config(args: argparse.Namespace) -> Config:
     config.set_dataloader_defaults(cfg)
     if args.show or args.show_dir:
         config.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
-    checks.check_data(cfg, ['test'])
     if args.tta:
         config.set_tta(cfg)
     cfg.load_from = args.checkpoint
@@ -76,21 +76,29 @@ def main(argv: Optional[List[str]] = None) -> None:
     set_up_processes(cfg, args.launcher, args.local_rank)
     use_safe_loading()
 
+    leave_nothing(cfg)
     runner = config.build_runner(cfg, ['test'])
-    checks.check_built_data(runner, ['test'])
-    runner.register_hook(CheckpointFitHook(args.checkpoint))
+    dataset = runner.test_loop.dataloader.dataset
+    hook = StartHook()
+    hook.watch(runner.model)
+    runner.register_hook(hook)
     if not is_main_process():
         # It writes the file of the metrics in every process, one over the other.
         runner.hooks[:] = [h for h in runner.hooks if not isinstance(h, LoggerHook)]
     if args.out:
-        is_detector = cfg.get('default_scope') == 'mmdet'
+        is_detector = config.library(cfg) == 'mmdet'
         dump = 'mmdet.DumpDetResults' if is_detector else 'DumpResults'
         metric = METRICS.build(dict(type=dump, out_file_path=osp.abspath(args.out)))
         config.use_log_dir(runner, metric)
         runner.test_evaluator.metrics.append(metric)
     if args.show_dir:
         config.show_in_log_dir(runner, args.show_dir)
+    if args.show or args.show_dir:
+        data.check_pictures(dataset, 'test_dataloader.dataset')
     runner.test()
+    if args.out and metric.results:
+        # An evaluator that pairs its metrics with data sets leaves this one out.
+        metric.evaluate(len(dataset))
     leave_processes()
 
 

@@ -7,11 +7,11 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
-from mmrla.engine import CheckpointFitHook, StepSeedHook, checks, config, resume
+from mmrla.engine import StartHook, StepSeedHook, checks, config, resume
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
-from mmrla.engine.weights import watch_pretrained
+from mmrla.engine.start import blame_config, leave_nothing
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -49,7 +49,6 @@ def read_config(args: argparse.Namespace) -> Config:
         config.set_amp(cfg)
     if args.auto_scale_lr:
         config.set_auto_scale_lr(cfg)
-    checks.check_data(cfg, ['train', 'val'])
     checks.check_pretrained_files(cfg)
     if cfg.get('load_from'):
         remedy = 'name another with --cfg-options load_from=FILE'
@@ -64,16 +63,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = read_config(args)
     checkpoint_hook = config.set_safe_checkpoints(cfg)
     set_up_processes(cfg, args.launcher, args.local_rank)
-    resumed = resume.set_resume(cfg, args.resume, checkpoint_hook)
-    use_safe_loading(own=resumed)
+    use_safe_loading(own=resume.set_resume(cfg, args.resume, checkpoint_hook))
 
+    hook = StartHook()
+    leave_nothing(cfg, hook)
     runner = config.build_runner(cfg, ['train', 'val'])
-    checks.check_built_data(runner, ['train', 'val'])
-    watch_pretrained(runner.model)
+    hook.watch(runner.model)
+    runner.register_hook(hook)
     runner.register_hook(StepSeedHook())
-    if cfg.get('load_from'):
-        fits = CheckpointFitHook(cfg.load_from, exact=resumed is not None)
-        runner.register_hook(fits)
+    blame_config(runner, cfg)
     runner.train()
     leave_processes()
 

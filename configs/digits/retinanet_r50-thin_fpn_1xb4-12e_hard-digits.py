@@ -1,10 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = [
     '../_base_/models/retinanet_r50-thin_fpn.py',
-    '../_base_/datasets/hard_digit_scenes.py',
+    '../_base_/datasets/hard_digit_boxes.py',
     '../_base_/schedules/digits_bs4_12e.py',
     '../_base_/digits_runtime.py',
 ]
-
-val_evaluator = dict(metric='bbox')
-test_evaluator = val_evaluator

@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Times networks against each other in one process, rounds interleaved.
 
-Machines are shared and noisy: a ratio of two networks timed one after the other
-in each of many rounds says what a single time cannot.
+On shared, noisy machines a single time means little. The ratio of two networks that
+are timed one after the other, in many rounds, is steady.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 
 from ..models.fused import switch_to_deploy, switch_to_fused_training
 from .networks import build, is_detector
+from .progress import Progress
 
 PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 MODES = ('inference', 'train')
@@ -41,9 +42,8 @@ class Form:
             :mod:`mmrla.models.fused`. Plain ResNets and MobileNetV2 get it too.
         batch_size: Images in a batch.
         shape: Height and width of the images.
-        cpu_time: Whether time on the CPU is what its cores work, of all
-            threads, instead of what a clock on the wall says: with one thread
-            steadier where the machine has other work.
+        cpu_time: Whether to measure CPU time, summed over threads, instead of wall
+            time: steadier with one thread on a machine with other work.
     """
 
     mode: str = 'inference'
@@ -268,7 +268,6 @@ def compare(
     form: Form,
     rounds: int = 20,
     warmup: int = 3,
-    progress: Callable[[str], None] = lambda line: None,
 ) -> List[Timing]:
     """Time networks against the first of them.
 
@@ -277,7 +276,6 @@ def compare(
         form: How they run.
         rounds: Rounds; in each every network does one step. Defaults to 20.
         warmup: Rounds before, not counted. Defaults to 3.
-        progress: Called with a line after each round.
 
     Returns:
         One entry a network, in order.
@@ -289,14 +287,12 @@ def compare(
         for _ in range(warmup):
             steps[name]()
         profiles[name] = _profile(steps[name], model, form)
-        progress(f'{name}: ready')
     times: Dict[str, List[float]] = {name: [] for name in cfgs}
     names = list(cfgs)
-    for i in range(rounds):
+    for i in Progress.over(range(rounds), rounds, 'rounds timed'):
         # Each in turn begins the round: none is always the one after another.
         for name in names[i % len(names) :] + names[: i % len(names)]:
             times[name].append(_timed(steps[name], form))
-        progress(f'round {i + 1} of {rounds}')
     first = np.array(times[names[0]])
     results = []
     for name in names:

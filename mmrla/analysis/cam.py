@@ -16,7 +16,7 @@ from mmengine.utils.dl_utils import is_norm
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .inputs import Picture
+from .images import Picture
 from .networks import is_detector
 
 __all__ = ['explain', 'target_layers']
@@ -97,7 +97,7 @@ def explain(
 
     Raises:
         UserError: If grad-cam is not installed, the class or a layer does not
-            exist, or a detector finds nothing.
+            exist, or a detector finds nothing or gives no gradients.
     """
     try:
         from pytorch_grad_cam import GradCAM
@@ -112,6 +112,13 @@ def explain(
     if is_detector(model):
         with torch.no_grad():
             (found,) = model(picture.inputs, picture.data_samples, mode='predict')
+        with torch.enable_grad():
+            if not scores(picture.inputs).requires_grad:
+                raise UserError(
+                    f'{type(model).__name__}: its head computes scores without '
+                    'gradients, as the one-stage heads of mmdet do; Grad-CAM takes '
+                    'two-stage detectors and classifiers'
+                )
         keep = found.pred_instances.scores >= min_score
         if category is not None:
             keep &= found.pred_instances.labels == category

@@ -205,10 +205,9 @@ def _attach(model: nn.Module, recorder: _Recorder) -> List[Any]:
 
 @contextmanager
 def _whole_zero_states(model: nn.Module) -> Iterator[None]:
-    """Let backbones begin with h_0 as a map.
+    """Make backbones begin with h_0 as a whole map.
 
-    This package makes none where it can. The paper counts it, and so does everybody
-    who reads the number of a conv's input channels.
+    A forward pass avoids the map, but the paper's figures count the reads of it.
     """
     backbones = [m for m in model.modules() if isinstance(m, RLA) and m.rla is not None]
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Example images of a data set, and what networks say of them."""
+"""Example images of a data set, with the predictions of networks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any, List, Sequence, Tuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import InstanceData
 
-from ..engine.checks import check_data
-from ..engine.errors import config_errors
+from ..engine.layout import build_dataset
 from ..errors import UserError
-from .inputs import prepare, read_image
+from . import plots
+from .images import prepare, read_image
 from .networks import is_detector
 
 __all__ = ['Example', 'examples_of', 'predict']
@@ -54,7 +53,7 @@ def _draw(image: np.ndarray, instances: Any, classes: Sequence[str]) -> np.ndarr
             masks = instances.masks.repeat_interleave(factor, 1)
             instances.masks = masks.repeat_interleave(factor, 2)
     visualizer = DetLocalVisualizer(line_width=max(1, min(image.shape[:2]) // 160))
-    visualizer.dataset_meta = dict(classes=tuple(classes))
+    visualizer.dataset_meta = plots.with_palette(dict(classes=tuple(classes)))
     predicted = 'scores' in instances
     sample = DetDataSample()
     setattr(sample, 'pred_instances' if predicted else 'gt_instances', instances)
@@ -69,6 +68,10 @@ def _draw(image: np.ndarray, instances: Any, classes: Sequence[str]) -> np.ndarr
     return visualizer.get_image()
 
 
+def _objects(count: int) -> str:
+    return f'{count} object' if count == 1 else f'{count} objects'
+
+
 def _example(info: Any, classes: Sequence[str]) -> Example:
     image = info['img'] if 'img' in info else read_image(info['img_path'])
     if 'instances' not in info:
@@ -80,7 +83,7 @@ def _example(info: Any, classes: Sequence[str]) -> Example:
         bboxes=torch.tensor([i['bbox'] for i in there]).reshape(-1, 4).float(),
         labels=torch.tensor([i['bbox_label'] for i in there], dtype=torch.long),
     )
-    return Example(image, _draw(image, instances, classes), f'{len(there)} objects')
+    return Example(image, _draw(image, instances, classes), _objects(len(there)))
 
 
 def examples_of(cfg: Config, count: int) -> List[Example]:
@@ -93,13 +96,9 @@ def examples_of(cfg: Config, count: int) -> List[Example]:
     Raises:
         UserError: If there is no such set, or its files are missing.
     """
-    loader = cfg.get('val_dataloader')
-    if loader is None:
+    if cfg.get('val_dataloader') is None:
         raise UserError(f'{cfg.filename} has no val_dataloader')
-    check_data(cfg, ['val'])
-    scope = cfg.get('default_scope', 'mmengine')
-    with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
-        dataset = DATASETS.build(loader.dataset)
+    dataset = build_dataset(cfg, 'val')
     classes = dataset.metainfo['classes']
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
     return [_example(dataset.get_data_info(int(i)), classes) for i in indices]
@@ -109,11 +108,11 @@ def examples_of(cfg: Config, count: int) -> List[Example]:
 def predict(
     cfg: Config, model: Any, image: np.ndarray, min_score: float = 0.3
 ) -> Tuple[np.ndarray, str]:
-    """What a network says of an image.
+    """A network's predictions for an image.
 
     Args:
         cfg: Its config.
-        model: The network, from :func:`mmrla.analysis.inputs.load_network`.
+        model: The network, from :func:`mmrla.analysis.networks.load_network`.
         image: RGB, uint8, (H, W, 3).
         min_score: Least score of objects. Defaults to 0.3.
 
@@ -134,4 +133,4 @@ def predict(
     instances = found.pred_instances
     instances = instances[instances.scores >= min_score]
     drawn = _draw(image, instances, classes)
-    return drawn, f'{len(instances)} objects found'
+    return drawn, f'{_objects(len(instances))} found'

@@ -62,8 +62,8 @@ class Reading:
         channels: Share of h in the conv's input channels.
         weights: Share of h's weights in the squared norm of the conv's weights.
         output: Share of h's part in the squared norm of the conv's output, as
-            norm(W_h h)^2 / (norm(W_h h)^2 + norm(W_x x)^2), for this image; 0
-            where a zero h is left out.
+            norm(W_h h)^2 / (norm(W_h h)^2 + norm(W_x x)^2), for this image. 0
+            for h_0 = 0, also where a norm in the read makes a constant of it.
     """
 
     block: int
@@ -104,8 +104,9 @@ def _keep_update(stage: Stage) -> Callable[..., None]:
 
 
 def _keep_energy(energies: Dict[int, float], t: int) -> Callable[..., None]:
-    def hook(module: Any, args: Any, output: Tensor) -> None:
-        energies[t] = _energy(output)
+    def hook(module: Any, args: Tuple[Tensor], output: Tensor) -> None:
+        # What comes of zeros is the norm's bias, nothing of h or x.
+        energies[t] = _energy(output) if args[0].any() else 0.0
 
     return hook
 

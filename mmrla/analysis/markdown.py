@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Generated parts of pages that are otherwise written by hand."""
+"""Markdown tables, and pages with generated parts."""
 
 from pathlib import Path
 from typing import Mapping, Sequence, Tuple
@@ -10,7 +10,7 @@ __all__ = ['filled', 'table']
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A table.
+    """A Markdown table.
 
     Args:
         head: Names of the columns.

@@ -1,22 +1,25 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""From a config to a network, its input and its counts."""
+"""Build, load and count the network of a config."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..engine.checks import check_complete
-from ..engine.config import leaf_datasets, type_name
+from ..checkpoints.verify import network_of
+from ..engine.checkpoint_io import load_foreign
+from ..engine.checks import check_checkpoint, check_complete
+from ..engine.config import leaf_datasets, load_config, type_name
 from ..engine.errors import config_errors
+from ..engine.layout import default_scope
 from ..errors import UserError, one_line
 from ..models.rla import RLA
 from .complexity import Complexity, Cost, measure
@@ -75,7 +78,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
     """Height and width of the images that a config tests with.
 
     The last crop or resize of the test pipeline decides; 224x224 without one.
-    A detector's ``scale`` is a (long, short) side: the image is landscape.
+    A detector's ``scale`` is (long side, short side): the image is landscape.
 
     Args:
         cfg: The config of an experiment.
@@ -105,17 +108,65 @@ def build(cfg: Config) -> nn.Module:
     Raises:
         UserError: If it cannot be built; the message names the config.
     """
-    scope = cfg.get('default_scope') or 'mmengine'
-    with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
+    with config_errors(cfg.filename), default_scope(cfg):
         model = MODELS.build(copy.deepcopy(cfg.model))
     # SyncBN needs a GPU and a process group.
     return revert_sync_batchnorm(model).eval()
 
 
-def is_detector(model: nn.Module) -> bool:
-    """Whether a network is one of mmdet's detectors."""
+def load_network(
+    config: str, checkpoint: str, options: Optional[Dict[str, Any]] = None
+) -> Tuple[Config, Any]:
+    """A config and its network with the weights of a checkpoint, in eval mode.
+
+    The network's ``dataset_meta`` is the checkpoint's, empty if that has none.
+
+    Args:
+        config: Path of the config.
+        checkpoint: Path of the checkpoint.
+        options: Settings of ``--cfg-options``.
+
+    Raises:
+        UserError: If one is missing, or they do not belong together.
+    """
+    cfg = load_config(config, options)
+    check_complete(cfg, ['model'])
+    check_checkpoint(checkpoint, 'checkpoint', 'tools/train.py makes one')
+    weights = load_foreign(checkpoint)
+    if not isinstance(weights, dict) or 'state_dict' not in weights:
+        raise UserError(f"checkpoint {checkpoint} has no 'state_dict'")
+    with config_errors(config):
+        model: Any = network_of(weights, checkpoint, cfg)
+    meta = weights.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    # As upstream's inferencers have it.
+    model.dataset_meta = found if isinstance(found, dict) else {}
+    return cfg, model
+
+
+def network_class(cfg: Config) -> type:
+    """The class of a config's network, without building it.
+
+    Raises:
+        UserError: If there is no such class; the message names the config.
+    """
+    check_complete(cfg, ['model'])
+    kind = cfg.model.get('type')
+    if not isinstance(kind, type):
+        with default_scope(cfg), MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    if kind is None:
+        raise UserError(
+            f'{cfg.filename}: no model has the type {cfg.model.get("type")!r}'
+        )
+    return kind
+
+
+def is_detector(network: Union[nn.Module, type]) -> bool:
+    """Whether a network, or its class, is one of mmdet's detectors."""
+    kind = network if isinstance(network, type) else type(network)
     # By name: mmdet takes seconds to import and may not be there.
-    return any(base.__name__ == 'BaseDetector' for base in type(model).__mro__)
+    return any(base.__name__ == 'BaseDetector' for base in kind.__mro__)
 
 
 def _padded(model: nn.Module, shape: Tuple[int, int]) -> Tuple[int, int]:
@@ -201,7 +252,7 @@ def _run_anywhere(
 
 
 def _shares(model: Any, complexity: Complexity) -> List[Share]:
-    """What stands below ``rla`` by stage, and what a classifier reads of h."""
+    """The cost of ``rla`` by stage, and of what a classifier reads of h."""
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, RLA) or backbone.rla is None:
         return []

@@ -3,15 +3,19 @@
 
 Lines differ in colour (Okabe and Ito's palette, safe for the colour-blind), in
 lightness, in dashes and in markers, so that they can be told apart in grey. A
-figure is three files of one name: PNG, SVG, and CSV with the numbers in it.
+figure is three files of one name: PNG, SVG, and CSV with its numbers. Objects in
+pictures have one colour for each class.
 """
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+import numpy as np
 
 from ..errors import UserError
 
@@ -24,10 +28,13 @@ __all__ = [
     'add_figure',
     'bar_style',
     'cells',
+    'class_colours',
     'line_style',
     'log_scale',
     'save',
     'whole_numbers',
+    'widen',
+    'with_palette',
 ]
 
 #: Of maps: its lightness rises evenly, so that it reads in grey.
@@ -39,6 +46,40 @@ _COLOURS = ('#000000', '#D55E00', '#0072B2', '#E69F00', '#009E73', '#CC79A7', '#
 _DASHES: Tuple[Any, ...] = ('-', (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
 _MARKERS = 'os^DvPX'
 _HATCHES = ('', '///', '...', 'xxx', '\\\\\\', '+++', 'ooo')
+#: Of classes, RGB: red, blue, green, orange, purple, cyan, pink, brown, navy, yellow.
+#: Distances in CIE L*a*b* are at least 58.
+_CLASS_COLOURS = (
+    *((240, 15, 70), (30, 150, 230), (20, 150, 40), (255, 140, 0), (150, 35, 220)),
+    *((5, 215, 205), (225, 120, 185), (125, 85, 45), (25, 15, 85), (215, 220, 5)),
+)
+
+
+def class_colours(count: int) -> List[Tuple[int, int, int]]:
+    """A colour (RGB, 0 to 255) for each of ``count`` classes.
+
+    Ten are clearly distinct; for more classes hues are evenly spaced.
+    """
+    if count <= len(_CLASS_COLOURS):
+        return list(_CLASS_COLOURS[:count])
+    colours = []
+    for i in range(count):
+        # Neighbours in hue differ in lightness.
+        rgb = colorsys.hls_to_rgb(i / count, (0.35, 0.5, 0.65)[i % 3], 0.8)
+        red, green, blue = (round(255 * value) for value in rgb)
+        colours.append((red, green, blue))
+    return colours
+
+
+def with_palette(meta: Mapping[str, Any]) -> Dict[str, Any]:
+    """A data set's ``metainfo`` with a palette for upstream's visualizers.
+
+    A palette with as many colours as there are classes is kept. ``CocoDataset`` has
+    COCO's 80 colours for whatever classes; the first ones are two reds.
+    """
+    count = len(meta.get('classes') or ())
+    if len(meta.get('palette') or ()) == count:
+        return dict(meta)
+    return dict(meta, palette=class_colours(count))
 
 
 def line_style(index: int) -> Dict[str, Any]:
@@ -107,17 +148,57 @@ def whole_numbers(axis: Any) -> None:
 
 
 def log_scale(axis: Any) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 5 and their decades.
+    """A logarithmic axis with a few plain numbers, however little or much it spans.
 
     Args:
         axis: An x or y axis of matplotlib.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        NullLocator,
+    )
+
+    class Ticks(LogLocator):
+        """The coarsest ticks of which at least four are in sight."""
+
+        def tick_values(self, vmin: Any, vmax: Any) -> Any:
+            for locator in (
+                LogLocator(),
+                LogLocator(subs=(1, 2, 5)),
+                LogLocator(subs=range(1, 10)),
+                MaxNLocator(4, steps=[1, 2, 5, 10]),
+            ):
+                ticks = np.asarray(locator.tick_values(vmin, vmax))
+                ticks = ticks[(ticks >= vmin) & (ticks <= vmax)]
+                if len(ticks) >= 4:
+                    break
+            return ticks
 
     axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(Ticks())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+def widen(ax: Any, share: float = 0.2) -> None:
+    """Let a y axis span at least a share of its largest value.
+
+    Matplotlib fills the height with whatever difference there is, so that 0.530 and
+    0.532 look far apart.
+
+    Args:
+        ax: Axes of matplotlib, drawn.
+        share: The share. Defaults to 0.2.
+    """
+    low, high = ax.dataLim.intervaly
+    least = share * max(abs(low), abs(high)) or 1.0
+    if high - low < least:
+        middle = (low + high) / 2
+        ax.set_ylim(middle - 0.55 * least, middle + 0.55 * least)
 
 
 def cells(row: Sequence[Any]) -> List[str]:

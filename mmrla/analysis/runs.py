@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What trainings and tests have left in their work_dirs, and curves of it."""
+"""Read the work_dirs of trainings and tests, and draw their curves."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = [
 
 #: Columns of :func:`curves_table`.
 CURVES_HEAD = ('run', 'scalar', 'step', 'value')
-#: What people look at first.
+#: Drawn by default, and named first.
 _MAIN = ('coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1')
-#: Logged with the metrics, and no metrics.
+#: Logged beside the metrics.
 _NO_METRICS = ('data_time', 'time', 'step', 'epoch', 'iter', 'memory', 'lr')
 
 
@@ -239,6 +239,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], columns: int = 3) -> A
         ax.set_title(key)
         ax.set_xlabel('iteration' if trained else 'epoch')
         plots.whole_numbers(ax.xaxis)
-        if any(run for run in runs if by_step(run.scalars, key)):
+        if ax.lines:
+            plots.widen(ax)
             ax.legend(frameon=False, fontsize=8)
     return figure

@@ -4,18 +4,24 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from .. import zoo
-from ..engine.checkpoint_io import load_foreign
+from ..engine.checkpoint_io import (
+    CheckpointError,
+    PathLike,
+    load_foreign,
+    save_file,
+    sha256_of,
+    weights_of,
+)
 from ..errors import UserError
 from ..models.wiring import decode
 from ..version import __version__
-from .files import CheckpointError, PathLike, load_file, save_file, sha256_of
 from .names import to_ours, to_released
 from .released import (
     NETWORKS,
@@ -147,20 +153,8 @@ def read_source(path: PathLike) -> Source:
         CheckpointError: If the file is not safe to load, broken, or holds no
             weights.
     """
-    obj = load_file(path)
-    entry = None
-    if isinstance(obj, Mapping):
-        entry = next((k for k in _WEIGHTS if isinstance(obj.get(k), Mapping)), None)
-    weights = obj if entry is None else obj[entry]
-    if (
-        not isinstance(weights, Mapping)
-        or not weights
-        or not all(isinstance(name, str) for name in weights)
-        or not all(isinstance(value, Tensor) for value in weights.values())
-    ):
-        raise CheckpointError(
-            f"{path}: holds no weights: neither a 'state_dict' nor tensors by name"
-        )
+    obj = load_foreign(path, strict=True)
+    entry, weights = weights_of(obj, path, _WEIGHTS)
     container: Dict[str, Any] = {}
     if entry is not None:
         # The optimizer's state is of no use to another framework's optimizer.
@@ -180,25 +174,37 @@ def read_source(path: PathLike) -> Source:
             'other way'
         )
     if not any(re.match(r'stages\.\d+\.\d+\.', stem) for stem in stems.values()):
-        kind = 'no weights of a released network'
-        if any(re.search(r'(^|\.)layer1\.0\.', stem) for stem in stems.values()):
-            kind = (
-                'a plain ResNet, which needs no conversion: name it as it is, '
-                "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
-            )
-        raise CheckpointError(f'{path}: {kind} (stages.0.0.conv1.weight is not in it)')
+        raise CheckpointError(f'{path}: {_no_released(stems.values())}')
     meta = container.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     arch = container.get('arch')
     classes = meta.get('CLASSES') or dict(meta.get('dataset_meta') or {}).get('classes')
     return Source(
-        weights=dict(weights),
+        weights=weights,
         stems=stems,
         container=container,
         entry=entry,
         arch=arch if isinstance(arch, str) else None,
         classes=tuple(classes) if classes else None,
     )
+
+
+def _no_released(names: Iterable[str]) -> str:
+    """What a file is that has no weights of a released network."""
+    names = list(names)
+    if any(re.match(r'features\.1\.conv\.0\.', name) for name in names):
+        return (
+            "a plain MobileNetV2 in torchvision's names, without RLA to convert: "
+            "mmpretrain's tools/model_converters/mobilenetv2_to_mmpretrain.py SRC DST "
+            "renames it; then start from it with init_cfg=dict(type='Pretrained', "
+            "checkpoint=DST, prefix='backbone.')"
+        )
+    if any(re.match(r'layer1\.0\.', name) for name in names):
+        return (
+            'a plain network, which needs no conversion: name it as it is, '
+            "init_cfg=dict(type='Pretrained', checkpoint=...) or load_from"
+        )
+    return 'no weights of a released network (stages.0.0.conv1.weight is not in it)'
 
 
 def network_config(network: Network, detector: Optional[str] = None) -> Config:

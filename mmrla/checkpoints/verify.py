@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..engine.weights import check_weights
+from ..engine.checkpoint_io import CheckpointError, PathLike
+from ..engine.weights import load_weights
 from .convert import build_model
-from .files import CheckpointError, PathLike
 
 #: What is said of a norm that has its initial statistics.
 UNTRAINED = 'has never seen data (mean 0, variance 1)'
@@ -60,7 +60,7 @@ def carried_config(checkpoint: Any, path: PathLike) -> Config:
     return Config.fromstring(text, '.py')
 
 
-def build(
+def network_of(
     checkpoint: Mapping[str, Any], path: PathLike, cfg: Optional[Config] = None
 ) -> nn.Module:
     """The network of a checkpoint, with its weights, in eval mode.
@@ -80,9 +80,7 @@ def build(
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = build_model(cfg)
-    weights = checkpoint['state_dict']
-    check_weights(model, weights, str(path))
-    model.load_state_dict(weights, strict=True)
+    load_weights(model, checkpoint['state_dict'], str(path))
     if getattr(model, 'head', None) is not None:  # a classifier's backbone returns one
         model.backbone.out_indices = tuple(range(max(model.backbone.out_indices) + 1))
     return model.eval()

@@ -2,11 +2,14 @@
 """What the tools share: hooks, safe files, process set-up, checks of input."""
 
 from .fused_hook import FusedTrainingHook
-from .hooks import CheckpointFitHook, SafeCheckpointHook, StepSeedHook
+from .hooks import SafeCheckpointHook, StepSeedHook
+from .layer_decay import LayerDecayConstructor
+from .start import StartHook
 
 __all__ = [
-    'CheckpointFitHook',
     'FusedTrainingHook',
+    'LayerDecayConstructor',
     'SafeCheckpointHook',
+    'StartHook',
     'StepSeedHook',
 ]

@@ -2,14 +2,16 @@
 """Reading checkpoints without running their code, writing them whole."""
 
 import errno
+import hashlib
 import os
 import os.path as osp
 import pickle
 import re
 import zipfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Optional
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
 from mmengine.fileio import LocalBackend, register_backend
@@ -19,14 +21,25 @@ from ..errors import UserError, one_line
 
 __all__ = [
     'AtomicBackend',
+    'CheckpointError',
+    'PathLike',
     'has_form',
     'is_local',
     'is_whole',
     'load_foreign',
     'newest_whole',
+    'save_file',
+    'sha256_of',
     'state_dict_of',
     'use_safe_loading',
+    'weights_of',
 ]
+
+PathLike = Union[str, Path]
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be used; the message says why, in one line."""
 
 
 def is_local(path: str) -> bool:
@@ -80,27 +93,38 @@ class _Inert:
     extend = add = update = append
 
 
+class _NotHarmless(Exception):
+    """Names what a file needs beyond tensors and plain data."""
+
+
 class _Unpickler(pickle.Unpickler):
+    """Knows what is harmless, and makes everything else inert."""
+
     def find_class(self, module: str, name: str) -> Any:
         module = _ALIASES.get(module, module)
-        known = name in _HARMLESS.get(module, ())
-        if known or (module == 'torch' and _is_dtype(name)):
+        is_dtype = isinstance(getattr(torch, name, None), torch.dtype)
+        if name in _HARMLESS.get(module, ()) or (module == 'torch' and is_dtype):
             return super().find_class(module, name)
+        return self.other(module, name)
+
+    def other(self, module: str, name: str) -> Any:
         return _Inert
 
 
-def _is_dtype(name: str) -> bool:
-    return isinstance(getattr(torch, name, None), torch.dtype)
+class _StrictUnpickler(_Unpickler):
+    """Refuses everything else, for files that are to be written again."""
+
+    def other(self, module: str, name: str) -> Any:
+        raise _NotHarmless(f'{module}.{name}')
 
 
-def _load(file: Any, **kwargs: Any) -> Any:
-    return _Unpickler(file, **kwargs).load()
-
-
-#: What ``torch.load`` takes for the pickle module.
-_harmless_pickle = SimpleNamespace(
-    Unpickler=_Unpickler, load=_load, __name__='harmless_pickle'
-)
+def _pickle_module(unpickler: Any) -> SimpleNamespace:
+    """What ``torch.load`` takes for the pickle module."""
+    return SimpleNamespace(
+        Unpickler=unpickler,
+        load=lambda file, **kwargs: unpickler(file, **kwargs).load(),
+        __name__='harmless_pickle',
+    )
 
 
 def has_form(path: str) -> bool:
@@ -111,67 +135,83 @@ def has_form(path: str) -> bool:
     return zipfile.is_zipfile(path) if magic == b'PK' else magic[:1] == b'\x80'
 
 
-def load_foreign(path: str, map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint of anybody's making without running its code.
+def load_foreign(
+    path: PathLike, map_location: Any = 'cpu', strict: bool = False
+) -> Any:
+    """Load an untrusted checkpoint without executing code.
 
-    Tensors, containers, numbers and NumPy arrays are read; objects of all other
-    kinds are replaced by inert ones.
+    Tensors, containers, numbers and NumPy arrays are read.
 
     Args:
-        path (str): A file written by ``torch.save``.
+        path: A file written by ``torch.save``.
         map_location: As for ``torch.load``. Defaults to 'cpu'.
+        strict: Whether a file with other objects is refused; otherwise inert ones
+            take their place. Defaults to False.
 
     Raises:
-        UserError: The file is missing, truncated or no checkpoint.
+        CheckpointError: The file is missing, truncated, no checkpoint, or refused.
     """
     path = osp.expanduser(path)
     if not osp.isfile(path):
         kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
-        raise UserError(f'checkpoint {path} {kind}')
+        raise CheckpointError(f'checkpoint {path} {kind}')
     try:
         # With an unpickler that calls nothing of the file's.
         return torch.load(  # nosec B614
             path,
             map_location=map_location,
-            pickle_module=_harmless_pickle,
+            pickle_module=_pickle_module(_StrictUnpickler if strict else _Unpickler),
             weights_only=False,
         )
     except (PermissionError, MemoryError):
         raise
+    except _NotHarmless as error:
+        raise CheckpointError(
+            f'checkpoint {path} refused: loading it needs {error}, which is more than '
+            'tensors and plain data and could run code; save its state dict alone'
+        ) from error
     except Exception as error:
         # What torch and pickle raise for other bytes is anything, OSError included.
-        raise UserError(
+        raise CheckpointError(
             f'checkpoint {path} is truncated or no file of torch.save: '
             f'{one_line(error).split(". ")[0]}'
         ) from error
 
 
-def state_dict_of(checkpoint: Any, path: str) -> Dict[str, torch.Tensor]:
-    """The weights in a checkpoint, without the prefix of (distributed) wrappers.
+def weights_of(
+    checkpoint: Any, path: PathLike, entries: Tuple[str, ...] = ('state_dict',)
+) -> Tuple[Optional[str], Dict[str, torch.Tensor]]:
+    """The weights in a checkpoint by their names in the file.
 
     Args:
-        checkpoint: What the file held: weights, or a dict with 'state_dict'.
-        path (str): Name of the file, for the error.
+        checkpoint: What the file held: weights, or a dict with an entry for them.
+        path: Name of the file, for the error.
+        entries: Names of that entry, the first that is there counts.
+
+    Returns:
+        The name of the entry (None where the file is the weights), the weights.
 
     Raises:
-        UserError: It holds no weights.
+        CheckpointError: It holds no weights.
     """
-    weights = checkpoint
+    entry = None
     if isinstance(checkpoint, Mapping):
-        weights = checkpoint.get('state_dict', checkpoint)
-    if (
-        not isinstance(weights, Mapping)
-        or not weights
-        or not all(
-            isinstance(k, str) and isinstance(v, torch.Tensor)
-            for k, v in weights.items()
-        )
-    ):
-        raise UserError(
-            f'checkpoint {path} holds no weights: neither a dict of tensors nor '
-            "one as its 'state_dict'"
-        )
-    return {re.sub(r'^module\.', '', name): v for name, v in weights.items()}
+        entry = next((e for e in entries if e in checkpoint), None)
+    weights = checkpoint if entry is None else checkpoint[entry]
+    if not isinstance(weights, Mapping) or not weights:
+        weights = {'': None}
+    if all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights.items()):
+        return entry, dict(weights)
+    raise CheckpointError(
+        f'checkpoint {path} holds no weights: neither a dict of tensors nor one as '
+        f'its {" or ".join(map(repr, entries))}'
+    )
+
+
+def state_dict_of(checkpoint: Any, path: PathLike) -> Dict[str, torch.Tensor]:
+    """As :func:`weights_of`, without the prefix of (distributed) wrappers."""
+    _, weights = weights_of(checkpoint, path)
+    return {name.removeprefix('module.'): v for name, v in weights.items()}
 
 
 def use_safe_loading(own: Optional[str] = None) -> None:
@@ -248,42 +288,75 @@ def newest_whole(work_dir: str, folder: str, template: str) -> Optional[str]:
     return None
 
 
+@contextmanager
+def _whole_file(path: Path, remedy: str) -> Iterator[IO[bytes]]:
+    """Write a file beside its place, bring it to the disk and give it its name.
+
+    Raises:
+        CheckpointError: The disk is full or refuses the file. What was there stays
+            as it was.
+    """
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open('wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter
+        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        text = f'cannot write {path}: {reason}; {remedy}'
+        raise CheckpointError(text, status=1) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def save_file(obj: Any, path: PathLike) -> None:
+    """Write a checkpoint; an existing file is replaced when the new one is whole.
+
+    Equal objects give equal bytes, whatever the file's name.
+
+    Args:
+        obj: What to save.
+        path: The file; its folder is made if it does not exist.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    with _whole_file(Path(path), 'make room or name another file') as file:
+        torch.save(obj, file)
+
+
+def sha256_of(path: PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for chunk in iter(lambda: file.read(1 << 20), b''):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 @register_backend('mmrla-atomic', force=True)
 class AtomicBackend(LocalBackend):
     """Local files that get their name when they are whole, not before.
 
-    A file is written beside its place, brought to the disk and renamed; what is
-    removed goes when :meth:`remove_outdated` is called, after the file that
+    What is removed goes when :meth:`remove_outdated` is called, after the file that
     takes its place is there.
     """
 
     def __init__(self) -> None:
         self.outdated: List[str] = []
 
-    def put(self, obj: bytes, filepath: Any) -> None:
-        """Write bytes to a file.
-
-        Raises:
-            UserError: The disk is full or refuses the file. What was there
-                stays as it was.
-        """
-        path = Path(filepath)
-        temporary = path.with_name(f'.{path.name}.tmp')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(
-                f'cannot write {path}: {error.strerror}; the checkpoints before it '
-                'are whole: make room, then go on with --resume',
-                status=1,
-            ) from error
+    def put(self, obj: bytes, filepath: PathLike) -> None:
+        """Write bytes to a file; errors as of :func:`save_file`."""
+        remedy = (
+            'the checkpoints before it are whole: make room, then go on with --resume'
+        )
+        with _whole_file(Path(filepath), remedy) as file:
+            file.write(obj)
 
     def remove(self, filepath: Any) -> None:
         """Remember a file as outdated."""

@@ -1,17 +1,17 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Checks of annotation files in COCO's format, while pycocotools reads them."""
+"""Checks of annotation files in COCO's format."""
 
 import json
 import math
-from contextlib import contextmanager
-from typing import Any, Collection, Dict, Iterator, List, Mapping
-from unittest import mock
+from collections import Counter
+from typing import Any, Collection, Dict, Mapping, Optional
 
+from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
 from ..errors import UserError, one_line
 
-__all__ = ['category_names', 'check_annotations', 'checked_annotations']
+__all__ = ['check_annotations', 'check_scored', 'drop_counts', 'read']
 
 #: What mmdet's CocoDataset and CocoMetric read of each entry.
 _KEYS = {
@@ -20,53 +20,28 @@ _KEYS = {
     'categories': ('id', 'name'),
 }
 
-#: The names of the categories, in their order, of the files that were checked.
-_names: Dict[str, List[str]] = {}
 
+def read(path: str, backend_args: Optional[dict] = None) -> Dict[str, Any]:
+    """What is in an annotation file, through the file backend of its user.
 
-@contextmanager
-def checked_annotations() -> Iterator[None]:
-    """Refuse annotation files that are wrong, as they are read within.
-
-    Such files are large: pycocotools reads them once, and what it has read is
-    looked at before it builds its index.
+    Args:
+        path (str): The file.
+        backend_args (dict, optional): As of MMEngine's ``get_local_path``.
 
     Raises:
-        UserError: As :func:`check_annotations`, or if a file is no JSON.
+        UserError: The file is no JSON file of COCO.
     """
     try:
-        from pycocotools.coco import COCO
-    except ImportError:  # no detectors here
-        yield
-        return
-    read, create_index = COCO.__init__, COCO.createIndex
-
-    def checked_read(self: Any, annotation_file: Any = None) -> None:
-        self.annotation_file = annotation_file
-        try:
-            read(self, annotation_file)
-        except (ValueError, AssertionError) as error:
-            raise UserError(
-                f'annotation file {annotation_file} is no JSON file of COCO: '
-                f'{one_line(error)}'
-            ) from error
-
-    def checked_index(self: Any) -> None:
-        path = getattr(self, 'annotation_file', None)
-        if path is not None:  # results of a metric come without one
-            check_annotations(self.dataset, path)
-        create_index(self)
-
-    with mock.patch.multiple(COCO, __init__=checked_read, createIndex=checked_index):
-        yield
-
-
-def category_names(path: str) -> List[str]:
-    """The names of an annotation file's categories, in the file's order."""
-    if path in _names:
-        return _names[path]
-    with open(path, encoding='utf-8') as file:
-        return [category['name'] for category in json.load(file).get('categories', [])]
+        with get_local_path(path, backend_args=backend_args) as local:
+            with open(local, encoding='utf-8') as file:
+                content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError(f'it holds a {type(content).__name__}')
+    except ValueError as error:
+        raise UserError(
+            f'annotation file {path} is no JSON file of COCO: {one_line(error)}'
+        ) from error
+    return content
 
 
 def check_annotations(content: Mapping[str, Any], path: str) -> None:
@@ -104,7 +79,6 @@ def check_annotations(content: Mapping[str, Any], path: str) -> None:
     if len(set(names)) != len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise UserError(f'annotation file {path} has the category {name!r} twice')
-    _names[path] = names
     _warn_of_strangers(content, annotations, path)
 
 
@@ -117,6 +91,8 @@ def _check_entries(entries: Any, kind: str, path: str) -> None:
                 f'{type(entry).__name__}, not an object with {", ".join(_KEYS[kind])}'
             )
         missing = [key for key in _KEYS[kind] if key not in entry]
+        if missing == ['file_name'] and 'coco_url' in entry:  # as LVIS has it
+            missing = []
         if missing and not entry.get('ignore'):
             raise UserError(
                 f'annotation file {path}: entry {number} of {kind} has no '
@@ -168,4 +144,83 @@ def _warn_of_strangers(
                 f'{path}: {strangers} of {len(annotations)} annotations are of '
                 f'{kind} that are not in the file; they are left out',
                 level=30,
+            )
+
+
+def drop_counts(content: Mapping[str, Any], names: Collection[str]) -> Counter:
+    """How many annotations mmdet's CocoDataset leaves out, by its reasons.
+
+    Args:
+        content: What is in a file that :func:`check_annotations` passes.
+        names: The classes that are asked for.
+    """
+    sizes = {image['id']: image for image in content['images']}
+    wanted = {c['id'] for c in content['categories'] if c['name'] in names}
+    counts: Counter = Counter()
+    for annotation in content.get('annotations', []):
+        image = sizes.get(annotation.get('image_id'))
+        if annotation.get('ignore'):
+            counts['marked ignore'] += 1
+        elif annotation['category_id'] not in wanted:
+            counts['of other classes'] += 1
+        elif image is not None:
+            x, y, w, h = annotation['bbox']
+            if w < 1 or h < 1:
+                counts['narrower than a pixel'] += 1
+            elif annotation['area'] <= 0:
+                counts['without an area'] += 1
+            elif min(x + w, image['width']) <= max(x, 0) or (
+                min(y + h, image['height']) <= max(y, 0)
+            ):
+                counts['outside of the image'] += 1
+    return counts
+
+
+def check_scored(api: Any, ids: Collection[Any], masks: bool, source: str) -> None:
+    """Refuse annotations that COCOeval would fail at, or score wrongly.
+
+    Args:
+        api: pycocotools' COCO, or LVIS.
+        ids: The images to be scored.
+        masks (bool): Whether masks are scored too.
+        source (str): Whose annotations they are, for the error.
+
+    Raises:
+        UserError: With the first of them.
+    """
+    is_lvis = not hasattr(api, 'annToRLE')
+    to_rle = api.ann_to_rle if is_lvis else api.annToRLE
+    needed = ('area',) if is_lvis else ('iscrowd', 'area')
+    if not is_lvis and 0 in api.anns:
+        print_log(
+            f"{source} has an annotation of id 0, which COCO's scores never take for "
+            'found; number them from 1',
+            'current',
+            level=30,
+        )
+    for annotation in api.anns.values():
+        if annotation['image_id'] not in ids:
+            continue
+        where = f'{source}: annotation {annotation["id"]!r}'
+        missing = [key for key in needed if key not in annotation]
+        if missing:
+            raise UserError(
+                f"{where} has no {missing[0]!r}, which COCO's scores need; add it to "
+                "each annotation ('iscrowd': 0 for a single object)"
+            )
+        if not masks:
+            continue
+        image = api.imgs[annotation['image_id']]
+        size = [image['height'], image['width']]
+        try:
+            found = list(to_rle(annotation)['size'])
+        except Exception as error:  # whatever pycocotools raises there
+            raise UserError(
+                f'{where}: its segmentation gives no mask to be scored '
+                f'({one_line(error) or type(error).__name__}); take it out of the file'
+            ) from error
+        if found != size:
+            raise UserError(
+                f'{where}: its segmentation gives a mask of size {found}, the image '
+                f'is {size} (height, width); masks cannot be scored'
             )

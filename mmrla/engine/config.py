@@ -2,28 +2,31 @@
 """From a config file and the options of a tool to a config that can be run.
 
 What ``tools/train.py`` and ``tools/test.py`` of mmdet and mmpretrain each do in
-their own way is done here for both, told apart by ``default_scope``.
+their own way is done here for both, told apart by the class of the model.
 """
 
 import argparse
 import difflib
 import os.path as osp
 from copy import deepcopy
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from .. import compat, zoo
 from ..errors import UserError, one_line
 from ..version import __version__
-from .coco import checked_annotations
+from . import checks
+from .data import leaf_datasets
 from .errors import DEBUG, config_errors
+from .layout import explained, type_name
 
 __all__ = [
     'DATALOADERS',
@@ -32,6 +35,7 @@ __all__ = [
     'add_common_arguments',
     'build_runner',
     'leaf_datasets',
+    'library',
     'load_config',
     'name_and_folder',
     'set_amp',
@@ -137,6 +141,9 @@ def load_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
             raise UserError(
                 f'--cfg-options does not fit {path}: {one_line(error)}'
             ) from error
+    for key, value in cfg.items():
+        if key.endswith(('_dataloader', '_evaluator')):
+            _expand_home(value)
     return cfg
 
 
@@ -178,13 +185,6 @@ def set_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
         raise UserError(f'--work-dir {cfg.work_dir} is a file, not a folder')
 
 
-def type_name(cfg: Any) -> str:
-    """The bare class name that a config (text or pure Python) builds."""
-    kind = cfg.get('type', '')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
-    return name.rsplit('.', 1)[-1]
-
-
 def name_and_folder(option: str) -> Tuple[str, str]:
     """The two parts of an option NAME=FOLDER that moves a data set.
 
@@ -199,36 +199,38 @@ def name_and_folder(option: str) -> Tuple[str, str]:
     return name, folder
 
 
-def leaf_datasets(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
-    """The datasets inside wrappers (repeated, balanced, concatenated, ...).
+def library(cfg: Config) -> str:
+    """Whose model a config has: 'mmdet', 'mmpretrain', or its scope if neither's."""
+    kind = (cfg.get('model') or {}).get('type')
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            kind = registry.get(kind)
+    for base in getattr(kind, '__mro__', ()):
+        package = base.__module__.partition('.')[0]
+        if package in ('mmdet', 'mmpretrain'):
+            return str(package)
+    return str(cfg.get('default_scope') or '')
 
-    Args:
-        cfg: A dataset's config.
-        key (str): Its key, like 'train_dataloader.dataset'.
 
-    Yields:
-        The key and the config of each dataset that reads files.
-    """
-    if not isinstance(cfg, dict):
-        return
-    inner = {k: v for k, v in cfg.items() if k in ('dataset', 'datasets')}
-    for name, value in inner.items():
-        if isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                yield from leaf_datasets(item, f'{key}.{name}.{index}')
+def _expand_home(cfg: Any) -> None:
+    """Replace ``~`` in the paths of a config's part, which mmdet would leave in."""
+    is_dict = isinstance(cfg, dict)
+    items = cfg.items() if is_dict else enumerate(cfg) if isinstance(cfg, list) else ()
+    for key, value in list(items):
+        if isinstance(value, str) and value.startswith('~'):
+            cfg[key] = osp.expanduser(value)
         else:
-            yield from leaf_datasets(value, f'{key}.{name}')
-    if not inner:
-        yield key, cfg
+            _expand_home(value)
 
 
 def set_dataloader_defaults(cfg: Config) -> None:
     """What a data loader needs to go with its library and this machine."""
+    is_classifier = library(cfg) == 'mmpretrain'
     for name in DATALOADERS:
         loader = cfg.get(name)
         if loader is None:
             continue
-        if cfg.get('default_scope') == 'mmpretrain':
+        if is_classifier:
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', True)
@@ -313,7 +315,8 @@ def show_in_log_dir(runner: Runner, show_dir: str) -> None:
 def set_tta(cfg: Config) -> None:
     """Test-time augmentation: the config's own, else a horizontal flip."""
     leaves = list(leaf_datasets(cfg.test_dataloader.dataset, ''))
-    is_classifier = cfg.get('default_scope') == 'mmpretrain'
+    is_classifier = library(cfg) == 'mmpretrain'
+    scope = 'mmpretrain' if is_classifier else 'mmdet'
     painted = cfg.get('default_hooks', {}).get('visualization') or {}
     if is_classifier and painted.get('enable'):
         raise UserError(
@@ -322,10 +325,10 @@ def set_tta(cfg: Config) -> None:
         )
     if 'tta_model' not in cfg:
         cfg.tta_model = (
-            dict(type='AverageClsScoreTTA')
+            dict(type='mmpretrain.AverageClsScoreTTA')
             if is_classifier
             else dict(
-                type='DetTTAModel',
+                type='mmdet.DetTTAModel',
                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
             )
         )
@@ -341,8 +344,9 @@ def set_tta(cfg: Config) -> None:
                 'flip',
                 'flip_direction',
             )
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        cfg.tta_pipeline = [*head, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+        flips = [dict(type=f'{scope}.RandomFlip', prob=p) for p in (1.0, 0.0)]
+        test = dict(type=f'{scope}.TestTimeAug', transforms=[flips, [pack]])
+        cfg.tta_pipeline = [*head, test]
     evaluators = cfg.test_evaluator
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
         if 'segm' in evaluator.get('metric', ''):
@@ -366,7 +370,9 @@ def use_log_dir(runner: Runner, metric: BaseMetric) -> None:
 
 
 def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
-    """Build the runner, and its loops with their datasets.
+    """Build the runner, and its loops with their data sets and metrics; check these.
+
+    A work_dir that was not there before goes again if this is refused.
 
     Args:
         cfg (Config): The whole config.
@@ -374,17 +380,21 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
 
     Raises:
         UserError: The config has a value that a model, a dataset or a hook
-            refuses.
+            refuses, or data that cannot be right.
     """
-    with config_errors(cfg.filename), checked_annotations():
+    with config_errors(cfg):
         if 'runner_type' in cfg:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
-        # MMEngine's own report of the environment leaves these out.
-        runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
+        if not isinstance(runner.model, nn.Module):  # FlexibleRunner's, built late
+            runner.model = runner.strategy.build_model(runner.model)
+    # MMEngine's own report of the environment leaves these out.
+    runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
+    with explained(cfg, loops), config_errors(cfg):
         for name in loops:
             loop = getattr(runner, f'{name}_loop')
             for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
                 use_log_dir(runner, metric)
+    checks.check_built(runner, loops)
     return runner

@@ -5,18 +5,35 @@ import errno
 import functools
 import hashlib
 import os
+import re
 import sys
+import traceback
 from contextlib import contextmanager
-from typing import Callable, Iterator, NamedTuple, Optional
+from types import FrameType
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    Union,
+)
 from urllib.error import URLError
 
 import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
 
 from ..errors import UserError, one_line
 from ..models.pretrained import WeightsMismatchError
 from ..models.wiring import WiringMismatchError
 
-__all__ = ['DEBUG', 'config_errors', 'one_line_errors']
+__all__ = ['DEBUG', 'at_error', 'config_errors', 'one_line_errors']
 
 #: Environment variable that brings the tracebacks back.
 DEBUG = 'MMRLA_DEBUG'
@@ -57,12 +74,18 @@ def _report(error: Exception) -> Optional[_Report]:
         return _Report(str(error), error.status)
     if isinstance(error, (WeightsMismatchError, WiringMismatchError)):
         return _Report(one_line(error), 2)
-    if isinstance(error, URLError):
-        return _Report(
-            f'weights cannot be fetched ({one_line(error.reason)}); fetch the file '
-            'elsewhere and name it: init_cfg.checkpoint=FILE or load_from=FILE',
-            1,
-        )
+    if isinstance(error, (URLError, TimeoutError, ConnectionError)) or (
+        isinstance(error, RuntimeError) and 'invalid hash value' in str(error)
+    ):
+        url = _fetched(error)
+        if url or isinstance(error, URLError):
+            reason = one_line(getattr(error, 'reason', error))
+            return _Report(
+                f'weights {url or "of a URL"} cannot be fetched ({reason}); fetch the '
+                'file elsewhere and name it: init_cfg.checkpoint=FILE or '
+                'load_from=FILE',
+                1,
+            )
     if isinstance(error, OSError) and (
         isinstance(error, _ENVIRONMENT_ERRORS) or error.errno in _DISK_ERRORS
     ):
@@ -89,6 +112,27 @@ def _report(error: Exception) -> Optional[_Report]:
     return None
 
 
+#: What is to be done if the tool that runs ends with one line.
+_clean_ups: List[Callable[[], None]] = []
+
+
+def at_error(clean_up: Callable[[], None]) -> None:
+    """Have something done if the tool that runs ends with one line."""
+    _clean_ups.append(clean_up)
+
+
+def _fetched(error: BaseException) -> str:
+    """What was being fetched: the name in the config, and the URL."""
+    name = url = ''
+    for frame in _frames(error):
+        found = frame.f_locals.get('url')
+        if not url and isinstance(found, str) and '://' in found:
+            url = found
+        if frame.f_code.co_name.startswith('load_from_'):
+            name = frame.f_locals.get('filename', '')
+    return f'{name} ({url})' if name and url and name != url else name or url
+
+
 def _is_first(message: str) -> bool:
     """Whether no other process of this machine has shown the same message.
 
@@ -110,50 +154,160 @@ def _is_first(message: str) -> bool:
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
     """Make a tool's ``main`` end with one line and an exit status of 1 or 2.
 
-    Errors that are nobody's input keep their traceback, and all do where the
+    Or of 130, as usual, when it is interrupted (Ctrl-C). Errors that are nobody's
+    input keep their traceback, and all do where the
     environment variable ``MMRLA_DEBUG`` is set.
     """
 
     @functools.wraps(main)
     def wrapper(*args: object) -> None:
+        tool = os.path.basename(sys.argv[0])
+        _clean_ups.clear()
         try:
             main(*args)
+        except KeyboardInterrupt:
+            if os.environ.get(DEBUG):
+                raise
+            print(f'{tool}: interrupted', file=sys.stderr, flush=True)
+            sys.exit(130)
         except Exception as error:
             report = _report(error)
             if report is None or os.environ.get(DEBUG):
                 raise
+            for clean_up in _clean_ups:
+                clean_up()
             if _is_first(report.message):
-                tool = os.path.basename(sys.argv[0])
                 print(f'{tool}: error: {report.message}', file=sys.stderr, flush=True)
             sys.exit(report.status)
 
     return wrapper
 
 
+#: What constructors raise for values that they do not take.
+_COMPLAINTS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AssertionError,
+    ImportError,
+    NotImplementedError,
+)
+
+
 @contextmanager
-def config_errors(config: str) -> Iterator[None]:
+def config_errors(
+    config: Union[str, Config],
+    key: str = '',
+    complaints: Tuple[Type[Exception], ...] = _COMPLAINTS,
+) -> Iterator[None]:
     """Blame a config for what constructors raise while it is being built.
 
     Args:
-        config (str): Path of the config.
+        config (str or Config): The config, or its path alone; with the config the
+            message names the key.
+        key (str): The key to name if it is not found. Defaults to none.
+        complaints: Which errors are the config's. Defaults to ValueError, TypeError,
+            KeyError, AssertionError, ImportError and NotImplementedError.
 
     Raises:
-        UserError: In place of a ValueError, TypeError, KeyError, AssertionError
-            or ImportError.
+        UserError: In place of one of these.
     """
     try:
         yield
     except (WeightsMismatchError, WiringMismatchError):
         raise
-    except ValueError as error:
-        text = str(error)
+    except complaints as error:
+        path, where = config, key
+        if isinstance(config, Config):
+            path, where = config.filename, _find_key(error, config) or key
+        text = one_line(error).partition(' Please check whether the value')[0]
         if text == _EMPTY_DATASET:
+            where = ''
             text = 'a data set has no image left to use; check annotations and filters'
-        raise UserError(f'{config}: {text}') from error
-    except (TypeError, KeyError, AssertionError, ImportError) as error:
-        remedy = f'{DEBUG}=1 shows where'
-        if 'unexpected keyword argument' in str(error):
-            remedy = 'if a base config has it, say _delete_=True in the dict'
-        raise UserError(
-            f'{config}: {type(error).__name__}: {one_line(error)} ({remedy})'
-        ) from error
+        remedy = f' ({DEBUG}=1 shows where)'
+        if 'unexpected keyword argument' in text:
+            remedy = ' (if a base config has it, say _delete_=True in the dict)'
+        if isinstance(error, ValueError):
+            remedy = ''
+        else:
+            name = type(error).__name__
+            text = f'{name}: {text}' if text else name
+        where = f'{where}: ' if where else ''
+        raise UserError(f'{path}: {where}{text}{remedy}') from error
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The frames that an error came through, the innermost first."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    yield from reversed(frames)
+
+
+def _find_key(error: BaseException, cfg: Config) -> Optional[str]:
+    """Key and value in a config that an error is about, like ``model.type='X'``.
+
+    What was being built is in the frames of MMEngine's registry, a hook in its own.
+    """
+    for frame in _frames(error):
+        values = frame.f_locals
+        if frame.f_code.co_name in ('build_from_cfg', '_initialize'):
+            built = values.get('cfg')
+        elif isinstance(values.get('self'), Hook):
+            built = dict(type=type(values['self']))
+        else:
+            continue
+        if isinstance(built, Mapping) and 'type' in built:
+            key = _key_of(cfg, built)
+            if key is not None:
+                words = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+                if words and words[1] in built:
+                    return f'{key}.{words[1]}={built[words[1]]!r}'
+                kind = built['type']
+                kind = kind if isinstance(kind, str) else _bare(kind)
+                return f'{key}.type={kind!r}'
+            if isinstance(built['type'], str):
+                key = _key_of_value(cfg, built['type'])
+                if key is not None:
+                    return f'{key}={built["type"]!r}'
+    return None
+
+
+def _key_of(cfg: Any, built: Mapping[str, Any]) -> Optional[str]:
+    """The key of what was built: with these values, else of this type alone."""
+    kind = _bare(built['type'])
+    found = [(k, node) for k, node in _nodes(cfg, '') if _bare(node['type']) == kind]
+    for key, node in found:
+        try:
+            if all(name in built and built[name] == node[name] for name in node):
+                return key
+        except Exception:  # nosec B112 - values that cannot be compared
+            continue
+    return found[0][0] if len(found) == 1 else None
+
+
+def _key_of_value(cfg: Any, value: str) -> Optional[str]:
+    """The key of a name that is not the type of a dict, as a constructor's."""
+    for key, node in _nodes(cfg, ''):
+        for name, found in node.items():
+            if isinstance(found, str) and found == value:
+                return f'{key}.{name}'
+    return None
+
+
+def _bare(kind: Any) -> str:
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def _nodes(cfg: Any, key: str) -> Iterator[Tuple[str, Mapping[str, Any]]]:
+    """All dicts with a type in a config, with their keys."""
+    if isinstance(cfg, Config):
+        cfg = cfg._cfg_dict
+    if isinstance(cfg, Mapping):
+        if 'type' in cfg:
+            yield key, cfg
+        items: Iterable[Tuple[Any, Any]] = cfg.items()
+    elif isinstance(cfg, (list, tuple)):
+        items = enumerate(cfg)
+    else:
+        return
+    for name, value in items:
+        yield from _nodes(value, f'{key}.{name}' if key else str(name))

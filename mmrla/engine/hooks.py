@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Hooks for any runner: safe checkpoints, exact resuming, weights that fit."""
+"""Hooks for any runner: safe checkpoints, exact resuming."""
 
 import random
 import re
@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 
-from .checkpoint_io import AtomicBackend, is_local, state_dict_of
-from .weights import check_weights
+from .checkpoint_io import AtomicBackend, is_local
 
-__all__ = ['CheckpointFitHook', 'SafeCheckpointHook', 'StepSeedHook']
+__all__ = ['SafeCheckpointHook', 'StepSeedHook']
 
 
 @HOOKS.register_module()
@@ -160,34 +158,3 @@ class StepSeedHook(Hook):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-
-
-@HOOKS.register_module()
-class CheckpointFitHook(Hook):
-    """Refuse weights that belong to another network.
-
-    MMEngine loads what fits by name and shape and only warns of the rest.
-
-    Args:
-        path (str): The checkpoint, for the error.
-        exact (bool): Whether every weight must be there, as for testing and
-            resuming. Otherwise the backbone must fit, and heads may differ.
-            Defaults to True.
-
-    Raises:
-        UserError: When weights that do not fit are loaded.
-    """
-
-    priority = 'LOWEST'
-
-    def __init__(self, path: str, exact: bool = True) -> None:
-        self.path = path
-        self.exact = exact
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Compare the checkpoint with the model, before it is copied into it."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        weights = state_dict_of(checkpoint, self.path)
-        check_weights(model, weights, self.path, exact=self.exact)

@@ -4,7 +4,7 @@
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, Iterable, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
@@ -15,9 +15,13 @@ from .layers.plugins import plugin_names
 
 InitCfg = Union[None, dict, List[dict]]
 
-#: Of the convs of the plain network, which part may be without weights: a first conv
-#: for other images is normal, a missing stage is another network.
-_MISSING_CONVS = 0.1
+#: Which part of a network's convs may be without weights (a first conv for other
+#: images, the convs that SSD appends to VGG are normal; a missing stage is another
+#: network), and which part of a file's convs may belong to blocks that are not there.
+_LOST = 0.15
+_SURPLUS = 0.25
+
+Shapes = Mapping[str, Tuple[int, ...]]
 
 
 class WeightsMismatchError(ValueError):
@@ -141,10 +145,7 @@ def _optional(backbone: nn.Module) -> Set[str]:
 
 
 def _refusal(
-    own: Mapping[str, Tuple[int, ...]],
-    plain: List[str],
-    missing: List[str],
-    shapes: Mapping[str, Tuple[int, ...]],
+    own: Shapes, plain: List[str], missing: List[str], shapes: Shapes
 ) -> Optional[str]:
     """Why weights are another network's, in one line."""
     if any(re.search(r'(^|\.)layer\d+\.blocks\.\d+\.', name) for name in shapes):
@@ -159,50 +160,122 @@ def _refusal(
             'the names are those of the released RLANet code: convert the file with '
             'tools/model_converters/rlanet_to_mmrla.py'
         )
-    if missing == plain:
-        first = plain[0]
-        prefixes = {n[: -len(first)] for n in shapes if n.endswith(f'.{first}')}
-        if prefixes:
-            fitting = sorted(prefixes, key=len)[0]
-            return f"none of its names is this network's; prefix={fitting!r} would fit"
-        return (
-            f"none of its names is this network's: the first are "
-            f'{", ".join(list(shapes)[:3])}, here {", ".join(plain[:3])}'
-        )
-    blocks = _blocks(own)
-    layers = {layer for layer, _ in blocks}
-    surplus = sorted(b for b in _blocks(shapes) - blocks if b[0] in layers)
-    if surplus:
-        return (
-            f'it is of a deeper network: {".".join(surplus[0])} and {len(surplus) - 1} '
-            'more blocks are not in this one; set depth'
-        )
-    convs = [name for name in plain if len(own[name]) == 4]
-    lost = [name for name in convs if name in missing]
-    if len(lost) > _MISSING_CONVS * len(convs):
-        wrong = next((name for name in lost if name in shapes), None)
-        example = (
-            f'{wrong} is {shapes[wrong]} there and {own[wrong]} here'
-            if wrong
-            else f'{lost[0]} is not in it'
-        )
-        return (
-            f'it is of another network: {len(lost)} of {len(convs)} convs are without '
-            f'weights, {example}; set depth, widths and class of the backbone to '
-            'those of the file'
-        )
-    if any(name.startswith('rla.') for name in shapes):
-        lost = [n for n in own if n.startswith('rla.') and shapes.get(n) != own[n]]
-        if lost:
-            return (
-                f'it has other RLA units: {lost[0]} is '
-                f'{shapes.get(lost[0], "missing")} there and {own[lost[0]]} here; set '
-                'rla_channels, cell, shared and exchange to those of the file'
-            )
-    return None
+    refusal = misfit({n: own[n] for n in plain}, shapes, set(plain) - set(missing))
+    if refusal or not any(name.startswith('rla.') for name in shapes):
+        return refusal
+    return other_units({n: s for n, s in own.items() if n.startswith('rla.')}, shapes)
 
 
-def _blocks(names: Iterable[str]) -> Set[Tuple[str, str]]:
-    """(layer, index) of the blocks that names are of."""
-    found = (re.match(r'(layer\d+)\.(\d+)\.', name) for name in names)
-    return {(match[1], match[2]) for match in found if match}
+def other_units(own: Shapes, given: Shapes) -> Optional[str]:
+    """Why RLA units are others than those of given weights; None if they are not.
+
+    Args:
+        own: Shapes of the network's units by name.
+        given: Shapes of the weights by name.
+    """
+    lost = [name for name in own if given.get(name) != own[name]]
+    if not lost:
+        return None
+    return (
+        f'it has other RLA units: {lost[0]} is {given.get(lost[0], "missing")} there '
+        f'and {own[lost[0]]} here; set rla_channels, cell, shared and exchange to '
+        'those of the file'
+    )
+
+
+def misfit(own: Shapes, given: Shapes, arrived: Set[str]) -> Optional[str]:
+    """Why weights are of another network than the one that was given them.
+
+    New parts beside the old ones (a plugin in each block, the offsets of deformable
+    convs) are no reason, nor are weights of parts that the network does not have;
+    blocks without weights and weights of blocks that are not there are.
+
+    Args:
+        own: Shapes of the network's tensors by name.
+        given: Shapes of the weights by name.
+        arrived: Names of the network's tensors that the weights are in.
+
+    Returns:
+        The reason, in one line; None if they fit.
+    """
+    convs = [name for name in own if _is_conv(name, own)]
+    if not arrived.intersection(convs or own):
+        return _strangers(own, given)
+    places = {place for name in arrived for place in _blocks(name)}
+    containers = {container for container, _ in places}
+
+    blocks = {place for name in own for place in _blocks(name)}
+    surplus: Dict[Tuple[str, str], None] = {}
+    homeless = 0
+    for name in given:
+        new = [p for p in _blocks(name) if p[0] in containers and p not in blocks]
+        # A file may well have more parts than a network that is one of them.
+        new = [place for place in new if place[1].isdigit()]
+        if new and _is_conv(name, given):
+            homeless += 1
+            surplus[new[0]] = None
+    if homeless > _SURPLUS * (homeless + len(arrived.intersection(convs))):
+        first = '.'.join(next(iter(surplus)))
+        more = len(surplus) - 1
+        return (
+            f'it is of a deeper network: {first} and {more} more blocks are not in '
+            'this one; set depth'
+        )
+
+    lost = [
+        name
+        for name in convs
+        if name not in arrived
+        and (
+            name in given
+            or any(p[0] in containers and p not in places for p in _blocks(name))
+        )
+    ]
+    if len(lost) <= _LOST * len(convs):
+        return None
+    wrong = next((name for name in lost if name in given), None)
+    example = (
+        f'{wrong} is {given[wrong]} there and {own[wrong]} here'
+        if wrong
+        else f'{lost[0]} is not in it'
+    )
+    return (
+        f'it is of another network: {len(lost)} of {len(convs)} convs are without '
+        f'weights, {example}; set depth, widths and class of the backbone to those of '
+        'the file'
+    )
+
+
+def _is_conv(name: str, shapes: Shapes) -> bool:
+    """Whether a name is of the weight of a conv or a linear layer."""
+    return name.endswith('weight') and len(shapes[name]) > 1
+
+
+def _strangers(own: Shapes, given: Shapes) -> str:
+    """What to say of weights of which none arrived."""
+    first = next(iter(own))
+    prefixes = {n[: -len(first)] for n in given if n.endswith(f'.{first}')}
+    for prefix in sorted(prefixes, key=len):
+        if sum(prefix + name in given for name in own) > len(own) / 2:
+            return f"none of its names is this network's; prefix={prefix!r} would fit"
+    if any(name in given for name in own):
+        wrong = next(name for name in own if name in given)
+        return (
+            f'no shape is the same: {wrong} is {given[wrong]} there and {own[wrong]} '
+            'here; set depth, widths and class of the backbone to those of the file'
+        )
+    return (
+        f"none of its names is this network's: the first are "
+        f'{", ".join(list(given)[:3])}, here {", ".join(list(own)[:3])}'
+    )
+
+
+def _blocks(name: str) -> List[Tuple[str, str]]:
+    """(container, index) of the blocks that a tensor is in, and its part likewise."""
+    parts = name.split('.')
+    top = parts.index('backbone') + 1 if 'backbone' in parts[:-1] else 0
+    return [
+        ('.'.join(parts[:i]), part)
+        for i, part in enumerate(parts)
+        if i == top or part.isdigit()
+    ]

@@ -1,6 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What is recorded is what the network computes; its parts add up to it."""
 
+from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
@@ -17,6 +18,7 @@ from mmrla.models import (
     RLAResNet,
     RLAXception,
 )
+from mmrla.models.backbones.mobilenet_v2 import convs_of
 
 K = 4
 FAMILIES: Dict[str, Any] = {
@@ -184,6 +186,70 @@ def test_share_of_h_by_hand() -> None:
     assert reading.output == pytest.approx(float(of_h / (of_h + of_x)), rel=1e-4)
     # The network's first block has no state to read.
     assert stage.readings[0].output == 0
+
+
+@pytest.mark.parametrize('family', ['mobilenet', 'preact', 'xception'])
+def test_the_first_read_is_of_nothing(family: str) -> None:
+    """Behind a norm the read of h_0 = 0 is a constant; it has no share of h."""
+    model = _trained(FAMILIES[family](return_hidden=True))
+    with torch.no_grad():
+        read = model.rla[0].read[0](torch.zeros(1, K, 8, 8))
+    assert bool(read.any()) == (family != 'xception')
+    stages = hidden_state.record(model, torch.rand(1, 3, 32, 32))
+    shares = [r.output for stage in stages for r in stage.readings]
+    assert shares[0] == 0
+    # ReLU may stop some.
+    assert sum(share > 0 for share in shares) > len(shares) / 2
+
+
+def test_share_of_h_in_mobilenet_by_hand() -> None:
+    """Blocks without expansion, of a stage's first layer, and of a later one."""
+    model = _trained(FAMILIES['mobilenet'](return_hidden=True))
+    inputs: Dict[nn.Module, Tensor] = {}
+    outputs: Dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: Any, out: Tensor) -> None:
+        inputs[module], outputs[module] = args[0].clone(), out.clone()
+
+    places = [(0, 0, model.layer1[0]), (1, 0, model.layer2[0]), (3, 5, model.layer5[1])]
+    watched = [
+        (model.rla[stage].read[t], convs_of(block)[-1].conv)
+        for stage, t, block in places
+    ]
+    handles = [m.register_forward_hook(keep) for pair in watched for m in pair]
+    stages = hidden_state.record(model, torch.rand(1, 3, 64, 64))
+    for handle in handles:
+        handle.remove()
+    # The first layer's block has no expansion: a depthwise and a linear conv.
+    assert len(convs_of(places[0][2])) == 2
+    for (stage, t, _), (read, linear) in zip(places, watched):
+        reading = stages[stage].readings[t]
+        hidden = linear.in_channels
+        assert reading.channels == pytest.approx(K / (hidden + K))
+        with torch.no_grad():
+            mixed = read.act(read.norm(read.depthwise(inputs[read])))
+            # The paper's network: one linear conv of both, concatenated.
+            weight = torch.cat((read.pointwise.weight, linear.weight), 1)
+            state = mixed.expand(-1, -1, *inputs[linear].shape[2:])
+            whole = F.conv2d(torch.cat((state, inputs[linear]), 1), weight)
+        total = outputs[linear] + outputs[read]
+        torch.testing.assert_close(whole, total, rtol=1e-4, atol=1e-5)
+        of_h = outputs[read].square().sum() if inputs[read].any() else torch.tensor(0.0)
+        of_x = outputs[linear].square().sum()
+        assert reading.output == pytest.approx(float(of_h / (of_h + of_x)), rel=1e-4)
+
+
+def test_lags_have_several_labels(tmp_path: Path) -> None:
+    """However little is lost, so that a value can be read off."""
+    pytest.importorskip('matplotlib')
+    for left in (0.9, 0.41, 0.02):
+        rows = [('layer1', lag, 3.0**lag, left**lag) for lag in range(5)]
+        figure = hidden_state.draw_lags(rows)
+        figure.savefig(tmp_path / 'lags.png')
+        for ax in figure.axes:
+            low, high = ax.get_ylim()
+            labels = [t for t in ax.get_yticks() if low <= t <= high]
+            assert 3 <= len(labels) <= 12, (left, labels)
 
 
 def test_blocks_that_read_nothing() -> None:

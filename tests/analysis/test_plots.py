@@ -6,7 +6,9 @@ import itertools
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
+import numpy as np
 import pytest
+from mmengine.config import Config
 
 pytest.importorskip('matplotlib')
 
@@ -62,3 +64,53 @@ def test_save(tmp_path: Path) -> None:
         ['a', '1', '0.123457'],
         ['b, "c"', '2', 'nan'],
     ]
+
+
+def _lab(colours: Any) -> np.ndarray:
+    """CIE L*a*b* of RGB, in which distance is what the eye sees."""
+    cv2 = pytest.importorskip('cv2')
+    values = np.array(colours, np.float32)[None] / 255
+    return cv2.cvtColor(values, cv2.COLOR_RGB2LAB)[0]
+
+
+def test_classes_have_distinct_colours() -> None:
+    for one, other in itertools.combinations(_lab(plots.class_colours(10)), 2):
+        assert np.linalg.norm(one - other) > 55
+    # COCO's first two are reds.
+    assert np.linalg.norm(np.subtract(*_lab([(220, 20, 60), (119, 11, 32)]))) < 40
+    assert plots.class_colours(3) == plots.class_colours(10)[:3]
+    for count in (11, 20, 40):
+        assert len(set(plots.class_colours(count))) == count
+    assert all(0 <= value <= 255 for c in plots.class_colours(40) for value in c)
+
+
+def test_the_digits_have_the_same_colours() -> None:
+    folder = Path(__file__).resolve().parents[2] / 'configs/_base_/datasets'
+    for name in ('digit_scenes', 'hard_digit_boxes'):
+        dataset = Config.fromfile(folder / f'{name}.py').val_dataloader.dataset
+        palette = [tuple(colour) for colour in dataset.metainfo.palette]
+        assert palette == plots.class_colours(10)
+
+
+def test_a_palette_of_other_classes_is_replaced() -> None:
+    coco = [(i, i, i) for i in range(80)]
+    meta = plots.with_palette(dict(classes=('a', 'b', 'c'), palette=coco))
+    assert meta['palette'] == plots.class_colours(3)
+    assert plots.with_palette(dict(classes=('a',)))['palette'] == [(240, 15, 70)]
+    own = dict(classes=('a', 'b'), palette=[(1, 2, 3), (4, 5, 6)])
+    assert plots.with_palette(own) == own
+
+
+@pytest.mark.parametrize(
+    'values, low, high',
+    [((0.530, 0.532), 0.47, 0.59), ((0.2, 0.7), 0.17, 0.73), ((0, 0), -0.55, 0.55)],
+)
+def test_an_axis_spans_more_than_a_trifle(
+    values: Tuple[float, float], low: float, high: float
+) -> None:
+    _, axes = plots.add_figure()
+    ax = axes[0, 0]
+    for value in values:
+        ax.plot([12], [value], **plots.line_style(0))
+    plots.widen(ax)
+    assert ax.get_ylim() == pytest.approx((low, high), abs=0.01)

@@ -86,6 +86,20 @@ def test_names_are_told_apart(tmp_path: Path) -> None:
         runs.read_runs([tmp_path / 'a/run', tmp_path / 'b/../a/run'])
 
 
+def test_runs_that_differ_by_a_trifle_look_alike(tmp_path: Path) -> None:
+    """Two points of 0.530 and 0.532 are not at both ends of an axis."""
+    pytest.importorskip('matplotlib')
+    for name, score in (('a', 0.530), ('b', 0.532)):
+        validated = {'coco/bbox_mAP': score, 'step': 12}
+        _session(tmp_path / name, '20260101_000000', validated)
+    found = runs.read_runs([tmp_path / 'a', tmp_path / 'b'])
+    (ax,) = runs.draw_curves(found, ['coco/bbox_mAP']).axes
+    low, high = ax.get_ylim()
+    assert high - low > 0.1
+    assert low < 0.5
+    assert high > 0.56
+
+
 def test_smooth() -> None:
     np.testing.assert_allclose(runs.smooth([3, 1, 2, 6], 3), [3, 2, 3, 6])
     assert runs.smooth([5.0]).tolist() == [5]

@@ -17,11 +17,10 @@ from mmrla.checkpoints.convert import (
     export,
     network_config,
 )
-from mmrla.checkpoints.files import CheckpointError
 from mmrla.checkpoints.names import released_names
 from mmrla.checkpoints.released import NETWORKS, PUBLISHED, TOLERANCE
-from mmrla.checkpoints.verify import build as build_network
-from mmrla.checkpoints.verify import verify
+from mmrla.checkpoints.verify import network_of, verify
+from mmrla.engine.checkpoint_io import CheckpointError
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
@@ -54,7 +53,7 @@ def test_outputs_are_golden_and_the_way_back_is_exact(
     path = released.save(name, tmp_path / 'file.pth.tar')
     converted = convert(path)
     assert converted.network.arch == name
-    model = build_network(converted.checkpoint, path)
+    model = network_of(converted.checkpoint, path)
     report = verify(model, name, released.images(name), released.golden)
     expected = [n for n in released.golden if n == name or n.startswith(f'{name}:')]
     assert sorted(report.differences) == sorted(expected)
@@ -70,7 +69,7 @@ def test_the_other_wiring_does_not_give_the_golden_outputs(
 ) -> None:
     path = released.save('rla_resnet50', tmp_path / 'file.pth.tar')
     converted = convert(path, arch='rla_resnet50@residual')
-    model = build_network(converted.checkpoint, path)
+    model = network_of(converted.checkpoint, path)
     name = 'rla_resnet50'
     report = verify(model, name, released.images(name), released.golden)
     assert report.differences[name] > 1e-3
@@ -143,7 +142,7 @@ def test_detection_files(
     assert not any('rla.3.norms.2.' in name for name in weights)
     back = export(converted.checkpoint).checkpoint
     _assert_same(back['state_dict'], torch.load(path)['state_dict'])
-    model = build_network(converted.checkpoint, path)
+    model = network_of(converted.checkpoint, path)
     name = 'rla_resnet50'
     report = verify(model, name, released.images(name), released.golden)
     assert len(report.differences) == 4
@@ -230,7 +229,7 @@ def test_plain_networks_and_converted_ones_need_no_conversion(
 ) -> None:
     plain = {'conv1.weight': torch.zeros(1), 'layer1.0.conv1.weight': torch.zeros(1)}
     torch.save(plain, tmp_path / 'resnet50.pth')
-    with pytest.raises(CheckpointError, match='plain ResNet, which needs no conver'):
+    with pytest.raises(CheckpointError, match='plain network, which needs no conver'):
         convert(tmp_path / 'resnet50.pth')
     path = released.save('rla_resnet50', tmp_path / 'x.pth.tar', constant=True)
     torch.save(convert(path).checkpoint, tmp_path / 'y.pth')

@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from mmrla.checkpoints import convert as convert_module
 from mmrla.checkpoints.convert import convert, convert_once
-from mmrla.checkpoints.files import save_file
+from mmrla.engine.checkpoint_io import save_file
 from mmrla.errors import UserError
 
 from ..tools.conftest import isolated

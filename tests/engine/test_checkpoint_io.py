@@ -16,13 +16,15 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmrla.engine import checkpoint_io
 from mmrla.engine.checkpoint_io import (
     AtomicBackend,
+    CheckpointError,
     is_whole,
     load_foreign,
     newest_whole,
+    save_file,
+    sha256_of,
     state_dict_of,
     use_safe_loading,
 )
-from mmrla.errors import UserError
 
 
 class Evil:
@@ -69,6 +71,19 @@ def test_a_checkpoint_of_mmengine_is_read_without_its_objects(tmp_path, zipped):
     assert not isinstance(read['message_hub']['log_scalars']['loss'], HistoryBuffer)
 
 
+@pytest.mark.parametrize('zipped', [True, False])
+def test_strictly_other_objects_are_refused_by_name(tmp_path, zipped):
+    path, witness = tmp_path / 'x.pth', tmp_path / 'run'
+    for other, name in ((Evil(witness), 'builtins.getattr'), (Path(), 'pathlib.')):
+        content = dict(state_dict=dict(a=torch.ones(1)), other=other)
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=f'x.pth refused: .* {name}'):
+            load_foreign(path, strict=True)
+    assert not witness.exists()
+    torch.save(dict(a=torch.arange(3)), path, _use_new_zipfile_serialization=zipped)
+    assert load_foreign(path, strict=True)['a'].tolist() == [0, 1, 2]
+
+
 class Loaded(Evil):
     """As Evil, with a looked-up function, a state, items and entries."""
 
@@ -88,7 +103,7 @@ class Lookup:
 def test_no_opcode_reaches_a_function(tmp_path, protocol):
     witness = tmp_path / 'run'
     stream = pickle.dumps([Loaded(witness), 5], protocol=protocol)
-    assert checkpoint_io._load(io.BytesIO(stream))[1] == 5
+    assert checkpoint_io._Unpickler(io.BytesIO(stream)).load()[1] == 5
     assert not witness.exists()
     with pytest.raises(AttributeError):  # a PosixPath has no such state
         pickle.loads(pickle.dumps(Loaded(witness)))
@@ -99,7 +114,7 @@ def test_no_opcode_reaches_a_function(tmp_path, protocol):
 def test_other_files_are_refused_by_name(tmp_path, content):
     path = tmp_path / 'x.pth'
     path.write_bytes(content)
-    with pytest.raises(UserError, match='x.pth'):
+    with pytest.raises(CheckpointError, match='x.pth'):
         state_dict_of(load_foreign(str(path)), str(path))
 
 
@@ -108,7 +123,7 @@ def test_other_files_are_refused_by_name(tmp_path, content):
     [None, [], {}, {'epoch': 3}, {'state_dict': {'a': 3}}, {1: torch.ones(1)}],
 )
 def test_what_holds_no_weights_is_refused(content):
-    with pytest.raises(UserError, match='holds no weights'):
+    with pytest.raises(CheckpointError, match='holds no weights'):
         state_dict_of(content, 'x.pth')
 
 
@@ -202,6 +217,37 @@ class TestNewestWhole:
         assert f'{torn[-1]} is missing or torn' in capsys.readouterr().out
 
 
+def test_equal_objects_give_equal_bytes(tmp_path):
+    for name in ('a.pth', 'b.pth'):
+        save_file(dict(a=torch.arange(3)), tmp_path / 'new' / name)
+    assert sha256_of(tmp_path / 'new/a.pth') == sha256_of(tmp_path / 'new/b.pth')
+
+
+@pytest.mark.parametrize(
+    'error', [OSError(errno.ENOSPC, 'No space left on device'), RuntimeError('full')]
+)
+def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, error):
+    path = tmp_path / 'x.pth'
+    save_file(dict(a=1), path)
+    before = path.read_bytes()
+
+    def save(obj, file):
+        file.write(b'half')
+        raise error
+
+    monkeypatch.setattr(torch, 'save', save)
+    with pytest.raises(CheckpointError, match='x.pth: (No space|full)'):
+        save_file(dict(a=2), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ['x.pth']
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    with pytest.raises(CheckpointError, match='Is a directory'):
+        save_file({}, tmp_path / '..' / tmp_path.name)
+    assert tmp_path.is_dir()
+
+
 class TestAtomicBackend:
     def test_writes_and_replaces(self, tmp_path):
         path = tmp_path / 'new' / 'x.pth'
@@ -219,7 +265,7 @@ class TestAtomicBackend:
             raise OSError(errno.ENOSPC, 'No space left on device')
 
         monkeypatch.setattr(checkpoint_io.os, step, full)
-        with pytest.raises(UserError, match='x.pth: No space left on device') as error:
+        with pytest.raises(CheckpointError, match='x.pth: No space') as error:
             AtomicBackend().put(b'after', str(path))
         assert error.value.status == 1
         assert path.read_bytes() == b'before'

@@ -8,7 +8,7 @@ from typing import Any, Dict
 
 import pytest
 
-from mmrla.engine.coco import category_names, check_annotations, checked_annotations
+from mmrla.engine.coco import check_annotations, check_scored, drop_counts, read
 from mmrla.errors import UserError
 
 COCO = pytest.importorskip('pycocotools.coco').COCO
@@ -45,26 +45,57 @@ def test_strangers_are_told(key: str, kind: str, capsys: pytest.CaptureFixture) 
     assert f'a.json: 1 of 1 annotations are of {kind} that are not in the file' in out
 
 
-def test_files_are_checked_where_pycocotools_reads_them(tmp_path: Path) -> None:
-    path = tmp_path / 'a.json'
-    content = copy.deepcopy(CONTENT)
-    content['annotations'] *= 2
-    path.write_text(json.dumps(content))
-    originals = COCO.__init__, COCO.createIndex
-    assert len(COCO(str(path)).anns) == 1  # one of the two is lost
-    with pytest.raises(UserError, match='a.json: id 1 of annotations is there twice'):
-        with checked_annotations():
-            COCO(str(path))
-    with checked_annotations():
-        assert COCO().dataset == {}  # as for the results of a metric
-    assert originals == (COCO.__init__, COCO.createIndex)
-
-
-def test_names_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_files_are_read_through_a_backend(tmp_path: Path) -> None:
     path = tmp_path / 'a.json'
     path.write_text(json.dumps(CONTENT))
-    assert category_names(str(path)) == ['owl', 'cat']
-    with checked_annotations():
-        COCO(str(path))
-    path.unlink()
-    assert category_names(str(path)) == ['owl', 'cat']  # the file is not read again
+    assert read(str(path), dict(backend='local')) == CONTENT
+    path.write_text('[]')
+    with pytest.raises(UserError, match=r'a.json is no JSON file .* list'):
+        read(str(path))
+
+
+def test_what_is_left_out_is_counted_as_mmdet_does() -> None:
+    content = copy.deepcopy(CONTENT)
+    box = content['annotations'][0]
+    changes: Any = [
+        {},
+        dict(bbox=[0, 0, 0.9, 2]),
+        dict(bbox=[4, 0, 2, 2]),
+        dict(area=0),
+        dict(category_id=1),
+        dict(ignore=1),
+    ]
+    content['annotations'] = [dict(box, **change) for change in changes]
+    assert drop_counts(content, ['owl']) == {
+        'narrower than a pixel': 1,
+        'outside of the image': 1,
+        'without an area': 1,
+        'of other classes': 1,
+        'marked ignore': 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ('segmentation', 'good'),
+    [
+        ([[0, 0, 2, 0, 2, 2]], True),
+        ([[0, 0, 2, 2]], False),
+        (dict(size=[3, 4], counts=[2, 4, 6]), True),
+        (dict(size=[4, 4], counts=[2, 4, 10]), False),
+        ([[0, 0]], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_masks_that_can_be_scored(segmentation: Any, good: bool) -> None:
+    api = COCO()
+    api.dataset = copy.deepcopy(CONTENT)
+    api.dataset['annotations'][0].update(iscrowd=0, segmentation=segmentation)
+    api.createIndex()
+    check_scored(api, [7], False, 'a.json')
+    if good:
+        check_scored(api, [7], True, 'a.json')
+    else:
+        with pytest.raises(UserError, match='annotation 1: its segmentation'):
+            check_scored(api, [7], True, 'a.json')
+    check_scored(api, [8], True, 'a.json')  # it is of an image that is not scored

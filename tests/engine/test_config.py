@@ -5,7 +5,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
 from mmrla.engine import config
-from mmrla.engine.checks import check_data
+from mmrla.engine.layout import build_dataset
 from mmrla.errors import UserError
 
 
@@ -36,30 +36,64 @@ def test_datasets_are_found_in_wrappers(dataset, keys):
     assert [key for key, _ in config.leaf_datasets(dataset, 'd')] == keys
 
 
+def whole(dataset, scope='mmdet'):
+    """A config of a training set alone."""
+    text = dict(default_scope=scope, train_dataloader=dict(dataset=dataset))
+    return Config(text)
+
+
 @pytest.mark.parametrize('name', ['repeated', 'balanced', 'concatenated', 'deep'])
-def test_missing_files_are_found_in_wrappers(name, tmp_path):
+def test_missing_files_are_found_in_wrappers(name):
     dataset, keys = WRAPPED[name]
-    cfg = Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=dataset)))
     key = keys[0].replace('d.', 'train_dataloader.dataset.', 1)
     with pytest.raises(UserError, match=f'a.json does not .* {key}.ann_file=FILE'):
-        check_data(cfg, ['train'])
+        build_dataset(whole(dataset), 'train')
 
 
-def test_datasets_that_download_themselves_are_not_asked_for():
-    dataset = dict(type='CIFAR10', data_root='nowhere', split='train')
-    cfg = Config(
-        dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))
-    )
-    check_data(cfg, ['train'])
-    cfg.train_dataloader.dataset.download = False
+def test_datasets_that_do_not_download_themselves():
+    dataset = dict(type='CIFAR10', data_root='nowhere', split='train', download=False)
     with pytest.raises(UserError, match='data root nowhere'):
-        check_data(cfg, ['train'])
+        build_dataset(whole(dataset, 'mmpretrain'), 'train')
 
 
-def test_remote_files_are_not_asked_for():
+def test_what_a_file_backend_lacks_is_not_called_missing():
     dataset = leaf(data_root='s3://bucket/', data_prefix=dict(img='train/'))
-    cfg = Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=dataset)))
-    check_data(cfg, ['train'])
+    with pytest.raises(UserError, match='ImportError'):
+        build_dataset(whole(dataset), 'train')
+
+
+def test_home_stands_in_paths_of_data_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', '/home/x')
+    (tmp_path / 'a.py').write_text(
+        "train_dataloader = dict(dataset=dict(datasets=[dict(data_root='~/d')]))\n"
+        "test_evaluator = dict(ann_file='~/a.json')\nname = '~'"
+    )
+    cfg = config.load_config(str(tmp_path / 'a.py'))
+    assert cfg.train_dataloader.dataset.datasets[0].data_root == '/home/x/d'
+    assert cfg.test_evaluator.ann_file == '/home/x/a.json'
+    assert cfg.name == '~'
+
+
+@pytest.mark.parametrize(
+    'scope, model, expected',
+    [
+        (None, 'mmdet.FasterRCNN', 'mmdet'),
+        (None, 'mmpretrain.ImageClassifier', 'mmpretrain'),
+        ('mmpretrain', 'mmdet.SoftTeacher', 'mmdet'),
+        ('mmdet', 'RetinaNet', 'mmdet'),
+        ('mmpretrain', None, 'mmpretrain'),
+    ],
+)
+def test_a_library_is_told_by_the_class_of_the_model(scope, model, expected):
+    pytest.importorskip(expected)
+    cfg = Config(dict(default_scope=scope, model=model and dict(type=model)))
+    assert config.library(cfg) == expected
+
+
+def test_a_library_is_told_by_a_class():
+    base = pytest.importorskip('mmdet.models.detectors').FasterRCNN
+    mine = type('Mine', (base,), {})
+    assert config.library(Config(dict(model=dict(type=mine)))) == 'mmdet'
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 import errno
+from urllib.error import URLError
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError, one_line
@@ -103,3 +107,60 @@ def test_but_not_for_others(error):
 def test_one_line():
     assert one_line(KeyError('a b')) == 'a b'
     assert one_line('a\n  b ') == 'a b'
+
+
+@pytest.mark.parametrize('name', ['torchvision://resnet50', 'https://a.org/x.pth'])
+def test_weights_that_cannot_be_fetched_are_named(name, monkeypatch, tmp_path, capsys):
+    """With the URL, and what to do."""
+
+    def refuse(*args, **kwargs):
+        raise URLError('no route')
+
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+
+    @one_line_errors
+    def main():
+        CheckpointLoader.load_checkpoint(name, map_location='cpu')
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if 'error: ' in x]
+    assert ended.value.code == 1
+    assert name in line
+    assert 'https://' in line
+    assert 'load_from=FILE' in line
+
+
+TREE = dict(
+    optim_wrapper=dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1), constructor='Own'
+    ),
+    custom_hooks=[dict(type='CheckInvalidLossHook'), dict(type='EMAHook')],
+)
+
+
+@pytest.mark.parametrize(
+    'built, key',
+    [
+        (dict(type='SGD', lr=0.1, params=[]), "optim_wrapper.optimizer.type='SGD'"),
+        (dict(type='OptimWrapper'), "optim_wrapper.type='OptimWrapper'"),
+        (dict(type='EMAHook'), "custom_hooks.1.type='EMAHook'"),
+        (dict(type='Own'), "optim_wrapper.constructor='Own'"),
+        (dict(type='Adam'), 'late'),
+    ],
+)
+def test_the_key_of_what_was_being_built_is_named(built, key):
+    registry = Registry('anything')
+    config = Config(TREE)
+    with pytest.raises(UserError) as caught, config_errors(config, 'late'):
+        registry.build(built)
+    assert f'{key}: KeyError: {built["type"]} is not in' in str(caught.value)
+
+
+def test_only_complaints_of_hooks_are_the_configs():
+    complaints = (AssertionError, ValueError)
+    with pytest.raises(UserError), config_errors(Config(TREE), 'x', complaints):
+        raise AssertionError('only for detectors')
+    with pytest.raises(KeyError), config_errors(Config(TREE), 'x', complaints):
+        raise KeyError('a bug')

@@ -1,4 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+from typing import Any, Dict
+from unittest import mock
+
 import pytest
 import torch
 from mmengine.model import PretrainedInit
@@ -6,7 +9,13 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmrla.engine.weights import check_weights, pretrained_cfgs, watch_pretrained
+from mmrla.engine.start import untrained
+from mmrla.engine.weights import (
+    Arrivals,
+    check_pretrained,
+    load_weights,
+    pretrained_cfgs,
+)
 from mmrla.errors import UserError
 from mmrla.models import RLAResNet
 
@@ -25,26 +34,33 @@ class Net(nn.Module):
 ECA = dict(plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')])
 
 
-@pytest.mark.parametrize('exact', [True, False])
 @pytest.mark.parametrize(
-    'trained, tested, culprit',
+    'trained, tested, exact, loose',
     [
-        (dict(depth=101), {}, 'have no place: backbone.'),
-        ({}, dict(depth=101), 'are missing: backbone.'),
-        (dict(depth=152), dict(depth=101), 'have no place: backbone.'),
+        (dict(depth=101), {}, 'have no place: backbone.', 'deeper network'),
+        ({}, dict(depth=101), 'are missing: backbone.', 'convs are without weights'),
+        (
+            dict(depth=152),
+            dict(depth=101),
+            'have no place: backbone.',
+            'deeper network',
+        ),
         (
             dict(rla_channels=6),
             {},
             'shapes differ: backbone.rla.0.read.0.weight is (8, 6, 1, 1), not (8, 4',
+            'backbone.rla.0.read.0.weight is (8, 6, 1, 1) there and (8, 4',
         ),
-        (dict(base_channels=16), {}, 'shapes differ'),
+        (dict(base_channels=16), {}, 'shapes differ', 'no shape is the same'),
     ],
 )
-def test_other_networks_are_refused(trained, tested, culprit, exact):
-    with pytest.raises(UserError) as error:
-        check_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth', exact)
-    assert culprit in str(error.value)
-    assert 'x.pth' in str(error.value)
+def test_other_networks_are_refused(no_init, trained, tested, exact, loose):
+    weights = Net(**trained).state_dict()
+    for is_exact, culprit in ((True, exact), (False, loose)):
+        with pytest.raises(UserError) as error:
+            load_weights(Net(**tested), weights, 'x.pth', is_exact)
+        assert culprit in str(error.value)
+        assert 'x.pth' in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +75,7 @@ def test_other_networks_are_refused(trained, tested, culprit, exact):
     ],
 )
 def test_a_new_head_or_an_attention_module_may_be_trained(trained, tested):
-    check_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth', exact=False)
+    load_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth', exact=False)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +83,13 @@ def test_a_new_head_or_an_attention_module_may_be_trained(trained, tested):
 )
 def test_but_not_tested(trained, tested):
     with pytest.raises(UserError, match='belongs to another network'):
-        check_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth')
+        load_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth')
 
 
 def test_old_files_without_counters_fit():
     weights = Net().state_dict()
     weights = {k: v for k, v in weights.items() if 'num_batches_tracked' not in k}
-    check_weights(Net(), weights, 'x.pth')
+    load_weights(Net(), weights, 'x.pth')
 
 
 def test_missing_statistics_do_not_fit():
@@ -82,7 +98,16 @@ def test_missing_statistics_do_not_fit():
     with pytest.raises(
         UserError, match='are missing: backbone.rla.0.norms.0.running_mean'
     ):
-        check_weights(Net(), weights, 'x.pth')
+        load_weights(Net(), weights, 'x.pth')
+
+
+def start(model):
+    """Initialise a network and judge what it loaded, as a training does."""
+    arrivals = Arrivals(model)
+    model.init_weights()
+    arrivals.close()
+    check_pretrained(arrivals)
+    return arrivals
 
 
 def _resnet(**kwargs):
@@ -111,13 +136,9 @@ def test_what_upstreams_networks_load_is_judged(tmp_path, no_init, source, form)
             'judged://', lambda *args, **kwargs: torch.load(path), force=True
         )
     init_cfg = form(dict(type='Pretrained', checkpoint=checkpoint))
-    wrong = _resnet(init_cfg=init_cfg)
-    watch_pretrained(wrong)
     with pytest.raises(UserError, match='belongs to another network'):
-        wrong.init_weights()
-    right = _resnet(depth=18, init_cfg=init_cfg)
-    watch_pretrained(right)
-    right.init_weights()
+        start(_resnet(init_cfg=init_cfg))
+    start(_resnet(depth=18, init_cfg=init_cfg))
 
 
 def test_a_forgotten_prefix_is_named(tmp_path, no_init):
@@ -125,10 +146,8 @@ def test_a_forgotten_prefix_is_named(tmp_path, no_init):
     weights = _resnet(depth=18).state_dict()
     torch.save({f'backbone.{n}': w for n, w in weights.items()}, path)
     init_cfg = dict(type='Pretrained', checkpoint=path)
-    model = _resnet(depth=18, init_cfg=init_cfg)
-    watch_pretrained(model)
     with pytest.raises(UserError, match="prefix='backbone.'"):
-        model.init_weights()
+        start(_resnet(depth=18, init_cfg=init_cfg))
 
 
 def test_pretrained_configs_are_found_wherever_they_are():
@@ -141,3 +160,101 @@ def test_pretrained_configs_are_found_wherever_they_are():
         'model.backbone.init_cfg.1',
         'model.teacher.backbone.init_cfg',
     ]
+
+
+@pytest.mark.parametrize(
+    'file, network, message',
+    [
+        (101, 50, 'deeper network: layer3.6 and 16 more blocks'),
+        (50, 101, 'of 104 convs are without weights'),
+        (34, 50, 'of 53 convs are without weights'),
+        (50, 34, 'of 36 convs are without weights'),
+    ],
+)
+def test_depths_are_told_apart(tmp_path, no_init, file, network, message):
+    path = str(tmp_path / 'x.pth')
+    torch.save(_resnet(depth=file, base_channels=8).state_dict(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    with pytest.raises(UserError, match=message):
+        start(_resnet(depth=network, base_channels=8, init_cfg=init_cfg))
+
+
+#: Networks of which a part is new beside a plain ResNet's weights.
+PARTLY_NEW: Dict[str, Dict[str, Any]] = {
+    'GCNet': dict(
+        plugins=[
+            dict(
+                cfg=dict(type='ContextBlock', ratio=1.0 / 4),
+                stages=(False, True, True, True),
+                position='after_conv3',
+            )
+        ]
+    ),
+    'DCN': dict(
+        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
+    ),
+    'DetectoRS': dict(
+        type='DetectoRS_ResNet',
+        sac=dict(type='SAC', use_deform=True),
+        stage_with_sac=(False, True, True, True),
+        conv_cfg=dict(type='ConvAWS'),
+    ),
+    'four channels': dict(in_channels=4),
+    'C4 head': dict(type='mmdet.ResLayer', stage=3),
+    'a part of the file': dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize('name', PARTLY_NEW)
+def test_new_parts_are_no_other_network(tmp_path, name):
+    kwargs = dict(PARTLY_NEW[name])
+    path = str(tmp_path / 'x.pth')
+    torch.save(_resnet().state_dict(), path)
+    if name == 'a part of the file':
+        kwargs['out_indices'] = (0, 1, 2)
+    if 'ResLayer' not in kwargs.get('type', ''):
+        kwargs.update(frozen_stages=1, norm_eval=True)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    model = nn.Sequential()
+    model.add_module('backbone', _resnet(init_cfg=init_cfg, **kwargs))
+    arrivals = Arrivals(model)
+    model.backbone.init_weights()
+    check_pretrained(arrivals)
+    assert untrained(model.train(), arrivals.arrived()[0]) == ([], [])
+
+
+def test_what_is_loaded_but_overwritten_is_told(tmp_path, capsys):
+    """As mmpretrain's zero_init_residual does after an init_cfg in a list."""
+    path = str(tmp_path / 'x.pth')
+    weights = _resnet(depth=18).state_dict()
+    weights['layer1.0.bn2.weight'].fill_(0.5)
+    torch.save(weights, path)
+    model = _resnet(depth=18, init_cfg=dict(type='Pretrained', checkpoint=path))
+    arrivals = Arrivals(model)
+    model.init_weights()
+    nn.init.zeros_(model.layer1[0].bn2.weight)
+    assert arrivals.arrived()[1] == {'layer1.0.bn2.weight'}
+    with mock.patch('mmrla.engine.weights.print_log') as log:
+        check_pretrained(arrivals)
+    assert 'layer1.0.bn2.weight' in log.call_args[0][0]
+
+
+def test_what_nobody_loads_is_refused(tmp_path):
+    """A module in torch's own containers is not initialised by MMEngine."""
+    init_cfg = dict(type='Pretrained', checkpoint='x.pth')
+    model = nn.ModuleDict(dict(net=_resnet(depth=18, init_cfg=init_cfg)))
+    with pytest.raises(UserError, match='x.pth, init_cfg of net, was not loaded'):
+        check_pretrained(Arrivals(model))
+
+
+def test_weights_of_a_checkpoint_stand_in(tmp_path, no_init):
+    """load_from brings all weights: what init_cfg brought does not matter."""
+    path = str(tmp_path / 'x.pth')
+    torch.save(_resnet(depth=101, base_channels=8).state_dict(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    model = _resnet(depth=50, base_channels=8, init_cfg=init_cfg)
+    arrivals = Arrivals(model)
+    model.init_weights()
+    model.load_state_dict(_resnet(depth=50, base_channels=8).state_dict())
+    check_pretrained(arrivals)

@@ -32,9 +32,9 @@ HEAD = f"""# Bad inputs
 What the tools do with inputs that are wrong or unusual. The page is written by
 `{COMMAND}`; without the
 variable the test compares. What is refused is refused before training begins, with
-the exit status in parentheses and one line (`MMRLA_DEBUG=1` brings the traceback).
-DIR stands for a folder. For data, `tools/misc/check_data.py` says the same as
-`tools/train.py`.
+the exit status in parentheses and one line that names the culprit and the remedy
+(`MMRLA_DEBUG=1` brings the traceback). For data, `tools/misc/check_data.py` says the
+same as `tools/train.py`.
 """
 
 #: Lines of the page by section and input, as they come up.
@@ -67,59 +67,49 @@ def record(section: str, name: str, text: str) -> None:
         assert found.group(1) == text, remedy
 
 
-def told(status: int, line: str, *folders: object) -> str:
-    """An error as the page has it, without what differs between machines."""
-    text = line.partition('error: ')[2]
-    for folder in sorted(map(str, folders), key=len, reverse=True):
-        text = text.replace(folder, 'DIR')
-    # Python's own words differ from version to version.
-    text = re.sub(r'(SyntaxError: ).*?( \(MMRLA_DEBUG)', r'\1...\2', text)
-    text = re.sub(r'(TypeError: )\w+\.(__init__)', r'\1\2', text)
-    # The OneDL forks name their own pages.
-    text = text.replace('//onedl-mmengine.', '//mmengine.')
-    return f'refused ({status}): {text}'
+def told(status: int, named: str) -> str:
+    """A refusal as the page has it: the exit status, and who is named."""
+    return f'refused ({status}), naming `{named.strip()}`'
 
 
 class Refused(NamedTuple):
     """Arguments that must end in one line."""
 
     args: List[str]
-    message: str  # what the line must have at least
+    message: str  # who is named
 
 
 # --- arguments and configs ----------------------------------------------------
 
 OPTIONS = '--cfg-options'
 TRAIN = {
-    'config that is not there': Refused(['{tmp}/none.py'], 'none.py does not exist'),
-    'folder as config': Refused(['{tmp}'], 'is a folder'),
-    'config with a syntax error': Refused(
-        ['{syntax}'], 'syntax.py cannot be read: SyntaxError'
-    ),
-    'base that is not there': Refused(['{nobase}'], 'nobase.py cannot be read'),
-    'base file as config': Refused(['{empty}'], 'empty.py has no model'),
+    'config that is not there': Refused(['{tmp}/none.py'], 'none.py'),
+    'folder as config': Refused(['{tmp}'], 'config '),
+    'config with a syntax error': Refused(['{syntax}'], 'syntax.py'),
+    'base that is not there': Refused(['{nobase}'], 'nobase.py'),
+    'base file as config': Refused(['{empty}'], 'empty.py'),
     'option that fits nothing': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.9.x=1'],
-        '--cfg-options does not fit',
+        '--cfg-options',
     ),
     'data root that is not there': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.data_root=nowhere'],
-        'data root nowhere does not exist',
+        'train_dataloader.dataset.data_root',
     ),
     'image folder that is not there': Refused(
         ['{config}', OPTIONS, 'val_dataloader.dataset.data_prefix.img=nope'],
-        'image folder',
+        'val_dataloader.dataset.data_prefix.img',
     ),
     'annotation file that is not there': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.ann_file=x.json'],
-        'x.json does not exist',
+        'train_dataloader.dataset.ann_file',
     ),
     'annotation file of the metric that is not there': Refused(
         ['{config}', OPTIONS, 'val_evaluator.ann_file=x.json'],
-        'val_evaluator.ann_file=FILE',
+        'val_evaluator.ann_file',
     ),
     '--auto-scale-lr without a batch size': Refused(
-        ['{config}', '--auto-scale-lr'], 'base_batch_size=N'
+        ['{config}', '--auto-scale-lr'], 'base_batch_size'
     ),
     '--amp with an optimizer wrapper of its own': Refused(
         ['{config}', '--amp', OPTIONS, 'optim_wrapper.type=Mine'], '--amp'
@@ -128,10 +118,10 @@ TRAIN = {
         ['{config}', '--resume', 'x.pth'], 'x.pth'
     ),
     '--resume with a torn checkpoint': Refused(
-        ['{config}', '--resume', '{torn}'], 'truncated'
+        ['{config}', '--resume', '{torn}'], 'torn.pth'
     ),
     '--resume with weights only': Refused(
-        ['{config}', '--resume', '{weights}'], 'weights only'
+        ['{config}', '--resume', '{weights}'], 'weights.pth'
     ),
     'load_from that is not there': Refused(
         ['{config}', OPTIONS, 'load_from=x.pth'], 'x.pth'
@@ -143,9 +133,9 @@ TRAIN = {
             'model.backbone.init_cfg.type=Pretrained',
             'model.backbone.init_cfg.checkpoint=x.pth',
         ],
-        '--cfg-options model.backbone.init_cfg=None',
+        'x.pth',
     ),
-    'file as work_dir': Refused(['{config}', '--work-dir', '{config}'], 'is a file'),
+    'file as work_dir': Refused(['{config}', '--work-dir', '{config}'], '--work-dir'),
     'launcher that did not start it': Refused(
         ['{config}', '--launcher', 'slurm'], 'SLURM_PROCID'
     ),
@@ -154,24 +144,24 @@ TRAIN = {
 VALUES = {
     'depth that there is not': Refused(
         ['{config}', OPTIONS, 'model.backbone.depth=51'],
-        'invalid depth 51',
+        '51',
     ),
     'argument that there is not': Refused(
-        ['{config}', OPTIONS, 'model.backbone.dept=50'], "argument 'dept'"
+        ['{config}', OPTIONS, 'model.backbone.dept=50'], "'dept'"
     ),
     'class that there is not': Refused(
         ['{config}', OPTIONS, 'model.backbone.type=RLAResNett'], 'RLAResNett'
     ),
     'transform that there is not': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.0.type=No'],
-        'No is not in',
+        ' No ',
     ),
     'metric that there is not': Refused(
-        ['{config}', OPTIONS, 'val_evaluator.metric=box'], 'got box'
+        ['{config}', OPTIONS, 'val_evaluator.metric=box'], 'box'
     ),
     'head for more classes than the data has': Refused(
         ['{config}', OPTIONS, 'model.roi_head.bbox_head.num_classes=3'],
-        'roi_head.bbox_head is for 3 classes, train_dataloader.dataset has 2',
+        'roi_head.bbox_head',
     ),
     'masks asked for, and none there': Refused(
         [
@@ -180,7 +170,7 @@ VALUES = {
             'train_dataloader.dataset.ann_file={tmp}/without.json',
             'train_dataloader.dataset.pipeline.1.with_mask=True',
         ],
-        'has no segmentation',
+        'without.json',
     ),
     'classifier with too few classes': Refused(
         [
@@ -188,47 +178,86 @@ VALUES = {
             OPTIONS,
             'model.head.num_classes=1',
         ],
-        'head is for 1 classes, train_dataloader.dataset has 2',
+        'head ',
+    ),
+}
+#: These are found when the training is built, or what it starts from is loaded.
+LATE = {
+    'optimizer that there is not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.optimizer.type=Adamm'],
+        "optim_wrapper.optimizer.type='Adamm'",
+    ),
+    'argument that an optimizer has not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.optimizer.lrr=1'],
+        'optim_wrapper.optimizer.lrr=1',
+    ),
+    'constructor of optimizers that there is not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.constructor=None1'],
+        "optim_wrapper.constructor='None1'",
+    ),
+    'layer-wise decay of mmdet': Refused(
+        [
+            '{config}',
+            OPTIONS,
+            'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
+        ],
+        'not RLAResNet',
+    ),
+    'scheduler that there is not': Refused(
+        ['{config}', OPTIONS, 'param_scheduler.0.type=LinearLRR'],
+        "param_scheduler.0.type='LinearLRR'",
+    ),
+    'loop that there is not': Refused(
+        ['{config}', OPTIONS, 'train_cfg.type=NoLoop'], "train_cfg.type='NoLoop'"
+    ),
+    'hook that there is not': Refused(
+        ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
+        "default_hooks.timer.type='NoHook'",
+    ),
+    'hook that does not go with the model': Refused(
+        ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
+        "default_hooks.timer.type='MeanTeacherHook'",
+    ),
+    'efficient_conv_bn_eval of an RLA backbone': Refused(
+        ['{config}', OPTIONS, 'efficient_conv_bn_eval=backbone'],
+        'in RLAResNet',
+    ),
+    'load_from of another network': Refused(
+        ['{config}', OPTIONS, 'load_from={tmp}/other.pth'], 'belongs to another network'
     ),
 }
 TEST = {
-    'checkpoint that is not there': Refused(
-        ['{config}', '{tmp}/none.pth'], 'none.pth does not exist'
-    ),
-    'folder as checkpoint': Refused(['{config}', '{tmp}'], 'is a folder'),
-    'empty file as checkpoint': Refused(['{config}', '{tmp}/zero.pth'], 'is empty'),
-    'truncated checkpoint': Refused(['{config}', '{torn}'], 'truncated'),
-    'web page as checkpoint': Refused(
-        ['{config}', '{tmp}/text.pth'], 'no file of torch.save'
-    ),
+    'checkpoint that is not there': Refused(['{config}', '{tmp}/none.pth'], 'none.pth'),
+    'folder as checkpoint': Refused(['{config}', '{tmp}'], 'checkpoint '),
+    'empty file as checkpoint': Refused(['{config}', '{tmp}/zero.pth'], 'zero.pth'),
+    'truncated checkpoint': Refused(['{config}', '{torn}'], 'torn.pth'),
+    'web page as checkpoint': Refused(['{config}', '{tmp}/text.pth'], 'text.pth'),
     'checkpoint without weights': Refused(
-        ['{config}', '{tmp}/nothing.pth'], 'holds no weights'
+        ['{config}', '{tmp}/nothing.pth'], 'nothing.pth'
     ),
-    'weights of another network': Refused(
-        ['{config}', '{tmp}/other.pth'], 'belongs to another network'
-    ),
+    'weights of another network': Refused(['{config}', '{tmp}/other.pth'], 'other.pth'),
     'weights of a part of the network': Refused(
         ['{config}', '{tmp}/partly.pth'],
-        'are missing: roi_head.bbox_head.fc_cls.weight',
+        'roi_head.bbox_head.fc_cls.weight',
     ),
     'weights of another width': Refused(
         ['{config}', '{good}', OPTIONS, 'model.neck.out_channels=24'],
-        'shapes differ: neck',
+        'neck.lateral_convs.0.conv.weight',
     ),
     '--out that is no pickle': Refused(
-        ['{config}', '{good}', '--out', 'out.json'], '.pkl'
+        ['{config}', '{good}', '--out', 'out.json'], 'out.json'
     ),
     '--tta with masks': Refused(
         ['{config}', '{good}', '--tta', OPTIONS, 'test_evaluator.metric=segm'],
-        'boxes only',
+        '--tta',
     ),
     '--show without a hook that paints': Refused(
         ['{config}', '{good}', '--show', OPTIONS, 'default_hooks.visualization=None'],
-        'visualization',
+        'default_hooks.visualization',
     ),
     'test data that is not there': Refused(
         ['{config}', '{good}', OPTIONS, 'test_dataloader.dataset.data_root=nowhere'],
-        'test_dataloader.dataset.data_root=FOLDER',
+        'test_dataloader.dataset.data_root',
     ),
 }
 
@@ -264,7 +293,7 @@ def files(tmp_path_factory, detector_config, classifier_config, tiny_coco, train
     )
 
 
-def refuse(section, name, row, tool, files, capsys, folders, work_dir=None):
+def refuse(section, name, row, tool, files, capsys, work_dir=None):
     """Run a tool that must refuse its arguments, and note what it says."""
     args = [arg.format(**files) for arg in row.args]
     if work_dir is not None:
@@ -272,31 +301,33 @@ def refuse(section, name, row, tool, files, capsys, folders, work_dir=None):
     status, line = error_line(capsys, tool, *args)
     assert status in (1, 2)
     assert row.message in line
-    parents = [Path(path).parent for path in files.values()]
-    record(section, name, told(status, line, files['tmp'], *parents, *folders))
+    record(section, name, told(status, row.message))
 
 
 @pytest.mark.parametrize('name', TRAIN)
-def test_arguments_of_training(name, files, capsys, tiny_coco, tmp_path, monkeypatch):
+def test_arguments_of_training(name, files, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = tmp_path, tiny_coco
-    refuse('Training', name, TRAIN[name], 'train', files, capsys, folders)
+    refuse('Training', name, TRAIN[name], 'train', files, capsys)
     assert not Path('work_dirs').exists()
 
 
 @pytest.mark.parametrize('name', VALUES)
-def test_values_in_a_config(name, files, capsys, tiny_coco, tiny_folders, tmp_path):
-    folders = tmp_path, tiny_coco, tiny_folders
+def test_values_in_a_config(name, files, capsys, tmp_path):
     work_dir = tmp_path / 'work'
-    args = 'Training', name, VALUES[name], 'train', files, capsys, folders, work_dir
-    refuse(*args)
-    assert not list(tmp_path.rglob('*.pth'))
+    refuse('Training', name, VALUES[name], 'train', files, capsys, work_dir)
+    assert not work_dir.exists()
+
+
+@pytest.mark.parametrize('name', LATE)
+def test_what_a_training_builds_late(name, files, capsys, tmp_path):
+    work_dir = tmp_path / 'work'
+    refuse('Training', name, LATE[name], 'train', files, capsys, work_dir)
+    assert not work_dir.exists()
 
 
 @pytest.mark.parametrize('name', TEST)
 def test_arguments_of_testing(name, files, capsys, tmp_path):
-    folders, work_dir = [tmp_path], tmp_path / 'work'
-    refuse('Testing', name, TEST[name], 'test', files, capsys, folders, work_dir)
+    refuse('Testing', name, TEST[name], 'test', files, capsys, tmp_path / 'work')
 
 
 # --- annotation files ---------------------------------------------------------
@@ -313,71 +344,71 @@ def _with(kind: str, **values: Any) -> Callable[[Content], None]:
 
 
 ANNOTATIONS: Dict[str, Any] = {
-    'text': ('# nothing', 'is no JSON file'),
-    'half a file': (b'{"images": [{"id": 1,', 'is no JSON file'),
-    'UTF-16': ('{}'.encode('utf-16'), 'is no JSON file'),
-    'empty file': ('', 'is empty'),
-    'list': ('[]', 'is no JSON file of COCO'),
-    'no images': (lambda c: c.pop('images'), 'has no list of images'),
-    'no categories': (lambda c: c.pop('categories'), 'has no list of categories'),
-    'images by name': (lambda c: c.update(images={'a': 1}), 'has no list of images'),
+    'text': ('# nothing', 'train.json'),
+    'half a file': (b'{"images": [{"id": 1,', 'train.json'),
+    'UTF-16': ('{}'.encode('utf-16'), 'train.json'),
+    'empty file': ('', 'train.json'),
+    'list': ('[]', 'train.json'),
+    'no images': (lambda c: c.pop('images'), 'images'),
+    'no categories': (lambda c: c.pop('categories'), 'categories'),
+    'images by name': (lambda c: c.update(images={'a': 1}), 'images'),
     'entry that is no object': (
         lambda c: c['annotations'].append(3),
-        'entry 16 of annotations is int',
+        'entry 16 of annotations',
     ),
-    'image without a file': (_without('images', 'file_name'), "has no 'file_name'"),
-    'image without a height': (_without('images', 'height'), "has no 'height'"),
-    'image of width 0': (_with('images', width=0), 'width=0, which is no size'),
-    'image of width "64"': (_with('images', width='64'), "width='64', which is no"),
-    'two images with one id': (_with('images', id=0), 'id 0 of images is there twice'),
-    'list as id': (_with('images', id=[1]), 'id [1] of images is neither'),
+    'image without a file': (_without('images', 'file_name'), "'file_name'"),
+    'image without a height': (_without('images', 'height'), "'height'"),
+    'image of width 0': (_with('images', width=0), 'width=0'),
+    'image of width "64"': (_with('images', width='64'), "width='64'"),
+    'two images with one id': (_with('images', id=0), 'id 0 of images'),
+    'list as id': (_with('images', id=[1]), 'id [1] of images'),
     'two boxes with one id': (
         _with('annotations', id=1),
-        'id 1 of annotations is there twice',
+        'id 1 of annotations',
     ),
     'two categories with one id': (
         _with('categories', id=1),
-        'id 1 of categories is there twice',
+        'id 1 of categories',
     ),
     'two categories with one name': (
         _with('categories', name='red'),
-        "has the category 'red' twice",
+        "'red'",
     ),
-    'object without a box': (_without('annotations', 'bbox'), "has no 'bbox'"),
-    'object without an area': (_without('annotations', 'area'), "has no 'area'"),
+    'object without a box': (_without('annotations', 'bbox'), "'bbox'"),
+    'object without an area': (_without('annotations', 'area'), "'area'"),
     'object without a category': (
         _without('annotations', 'category_id'),
-        "has no 'category_id'",
+        "'category_id'",
     ),
     'object without an image': (
         _without('annotations', 'image_id'),
-        "has no 'image_id'",
+        "'image_id'",
     ),
-    'box of three numbers': (_with('annotations', bbox=[1, 2, 3]), 'not four numbers'),
+    'box of three numbers': (_with('annotations', bbox=[1, 2, 3]), 'bbox=[1, 2, 3]'),
     'box with NaN': (
         _with('annotations', bbox=[1, 2, float('nan'), 4]),
-        'not four numbers',
+        'bbox=[1, 2, nan, 4]',
     ),
-    'box of text': (_with('annotations', bbox='1 2 3 4'), 'not four numbers'),
-    'area null': (_with('annotations', area=None), 'area=None, not a number'),
+    'box of text': (_with('annotations', bbox='1 2 3 4'), "bbox='1 2 3 4'"),
+    'area null': (_with('annotations', area=None), 'area=None'),
     'none of the classes': (
         lambda c: [cat.update(name=cat['name'].upper()) for cat in c['categories']],
-        'has none of the classes',
+        'train_dataloader.dataset.metainfo.classes',
     ),
     'no category for the first class': (
         lambda c: c['categories'].pop(0),
-        "class 0 is 'blue', but",
+        "'blue'",
     ),
     'categories in another order than the classes': (
         lambda c: c['categories'].reverse(),
-        "class 0 is 'blue', but",
+        "'blue'",
     ),
-    'no image left': (lambda c: c.update(images=[]), 'no image left to use'),
+    'no image left': (lambda c: c.update(images=[]), 'data.py'),
     'image much longer than high': (
         _with('images', width=9000, height=20),
-        'nothing is left of its short side',
+        '9000x20',
     ),
-    'file name of no image': (_with('images', file_name='x.png'), 'x.png does not'),
+    'file name of no image': (_with('images', file_name='x.png'), 'x.png'),
 }
 
 #: No model: for what is found in the data alone.
@@ -408,7 +439,7 @@ def refuse_data(section, name, message, config, capsys):
     status, line = error_line(capsys, 'misc/check_data', config)
     assert status == 2
     assert message in line
-    record(section, name, told(status, line, config.parent))
+    record(section, name, told(status, message))
 
 
 @pytest.mark.parametrize('name', ANNOTATIONS)
@@ -458,21 +489,21 @@ def _folder(path: Path) -> None:
 
 
 IMAGES: Dict[str, Any] = {
-    'not there': (Path.unlink, 'does not exist; 1 of 8'),
-    'empty file': (lambda path: path.write_bytes(b''), 'it is empty'),
-    'text': (lambda path: path.write_text('no image\n' * 99), 'cannot be read: it is'),
+    'not there': (Path.unlink, '003.png'),
+    'empty file': (lambda path: path.write_bytes(b''), '003.png'),
+    'text': (lambda path: path.write_text('no image\n' * 99), '003.png'),
     'web page': (
         lambda path: path.write_text('<html>404 Not Found</html>'),
-        'cannot be read: it is',
+        '003.png',
     ),
-    'half a PNG': (_cut('x.png', 0.5), 'cannot be read: it is cut off'),
-    'half a JPEG': (_cut('x.jpg', 0.5), 'cannot be read: it is cut off'),
-    'JPEG without its last bytes': (_cut('x.jpg', 0.99), 'it is cut off'),
-    'beginning of a PNG': (_cut('x.png', 0.02), 'it is cut off'),
-    'half a TIFF': (_cut('x.tif', 0.5), 'it is cut off'),
-    'half a BMP': (_cut('x.bmp', 0.5), 'it is cut off'),
-    'GIF, which OpenCV does not read': (_cut('x.gif', 1), 'or no image'),
-    'folder': (_folder, 'cannot be read'),
+    'half a PNG': (_cut('x.png', 0.5), '003.png'),
+    'half a JPEG': (_cut('x.jpg', 0.5), '003.png'),
+    'JPEG without its last bytes': (_cut('x.jpg', 0.99), '003.png'),
+    'beginning of a PNG': (_cut('x.png', 0.02), '003.png'),
+    'half a TIFF': (_cut('x.tif', 0.5), '003.png'),
+    'half a BMP': (_cut('x.bmp', 0.5), '003.png'),
+    'GIF, which OpenCV does not read': (_cut('x.gif', 1), '003.png'),
+    'folder': (_folder, '003.png'),
 }
 
 
@@ -505,27 +536,27 @@ def _no_folders(root: Path) -> None:
 FOLDERS: Dict[str, Any] = {
     'image that is text': (
         lambda root: (root / 'train/dark/dark1.png').write_text('x' * 99),
-        'dark1.png cannot be read',
+        'dark1.png',
     ),
     'half an image': (
         _half_an_image,
-        'light0.png cannot be read',
+        'light0.png',
     ),
     'no folders of classes': (
         _no_folders,
-        'train has nothing where one folder for each class should be',
+        'folders/train',
     ),
     'class without an image': (
         _no_image,
-        'has no image',
+        'train/dark',
     ),
     'other classes in val': (
         lambda root: (root / 'val/dark').rename(root / 'val/darker'),
-        'do not have the same class folders',
+        "'dark'",
     ),
     'folder of the split that is not there': (
         lambda root: (root / 'train').rename(root / 'training'),
-        'train does not exist',
+        'folders/train',
     ),
 }
 
@@ -697,7 +728,7 @@ def test_all_of_it_is_trained_on_and_tested(unusual, detector_config, tmp_path):
 @pytest.mark.skipif(WRITE, reason='it is being written')
 def test_the_page_has_these_inputs_and_no_others():
     sections = {
-        'Training': [*TRAIN, *VALUES],
+        'Training': [*TRAIN, *VALUES, *LATE],
         'Testing': list(TEST),
         'Annotation files': list(ANNOTATIONS),
         'Images of a detector': list(IMAGES),

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from typing import List
 
 import numpy as np
 import pytest
@@ -269,7 +270,7 @@ def test_coco_error_analysis(tmp_path, tiny_coco):
         annotations,
     )
     for name in ('allclass', 'red', 'blue'):
-        assert drawn(tmp_path / 'errors/bbox' / name)
+        assert drawn(tmp_path / 'errors/bbox' / name, least=3000)
     rows = read(tmp_path / 'errors/bbox/red.csv')
     means = {
         kind: np.mean([float(r[kind]) for r in rows if r['area'] == 'all'])
@@ -279,6 +280,82 @@ def test_coco_error_analysis(tmp_path, tiny_coco):
     assert means['C50'] == pytest.approx(0.6, abs=0.01)
     assert means['C75'] == means['C50']
     assert means['FN'] == 1
+
+
+def test_coco_error_analysis_by_size_is_cocos(capsys, tmp_path):
+    """Means of the classes that have objects of a size; sizes without are empty."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(0)
+    # The side of each class's objects: small ones of one class of three alone.
+    sides = {1: 20, 2: 50, 3: 60}
+    images = [dict(id=i, file_name=f'{i}.png', width=200, height=100) for i in range(9)]
+    annotations: List[dict] = []
+    found: List[dict] = []
+    for image in images:
+        for category, side in sides.items():
+            x, y = (int(v) for v in rng.integers(0, 30, 2))
+            box = [x + 50 * (category - 1), y, side, side]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image['id'],
+                    category_id=category,
+                    bbox=box,
+                    area=side * side,
+                    # A crowd is no object to find.
+                    iscrowd=int(image['id'] == 8),
+                )
+            )
+            shift = float(rng.uniform(0, 0.45)) * side
+            found.append(
+                dict(
+                    image_id=image['id'],
+                    category_id=category if rng.random() > 0.2 else 3,
+                    bbox=[box[0] + shift, *box[1:]],
+                    score=float(rng.random()),
+                )
+            )
+    # The only large object is a crowd.
+    annotations[-1].update(bbox=[0, 0, 100, 100], area=10000)
+    names = {1: 'cell', 2: 'plate', 3: 'disc'}
+    categories = [dict(id=i, name=name) for i, name in names.items()]
+    truth, results = tmp_path / 'truth.json', tmp_path / 'results.json'
+    content = dict(images=images, annotations=annotations, categories=categories)
+    truth.write_text(json.dumps(content))
+    results.write_text(json.dumps(found))
+    tool, out = 'analysis_tools/coco_error_analysis', tmp_path / 'errors'
+    call(tool, results, out, '--ann', truth)
+    printed = capsys.readouterr().out
+
+    coco = COCO(str(truth))
+    evaluation = COCOeval(coco, coco.loadRes(str(results)), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # IoU (0.5 is the first, 0.75 the sixth), recall, class, area, detections
+    precision = evaluation.eval['precision'][[5, 0], :, :, :, -1]
+    for name, expected in (
+        ('allclass', precision),
+        *((name, precision[:, :, [i]]) for i, name in enumerate(names.values())),
+    ):
+        rows = read(out / 'bbox' / f'{name}.csv')
+        for a, area in enumerate(('all', 'small', 'medium', 'large')):
+            values = expected[..., a]
+            here = [row for row in rows if row['area'] == area]
+            if (values == -1).all():
+                assert not here, (name, area)
+                continue
+            for kind, counted in zip(('C75', 'C50'), values):
+                mean = np.mean([float(row[kind]) for row in here])
+                assert mean == pytest.approx(counted[counted > -1].mean(), abs=1e-5)
+                assert 0 < mean < 1
+            assert np.mean([float(row['FN']) for row in here]) == 1
+    # Of three classes one has small objects, and none a large one.
+    areas = {row['area'] for row in read(out / 'bbox/allclass.csv')}
+    assert areas == {'all', 'small', 'medium'}
+    counted = precision[1, :, :, 0]
+    assert f'C50 {counted[counted > -1].mean():.3f}' in printed
 
 
 # --- the page -----------------------------------------------------------------
@@ -327,6 +404,42 @@ def test_compare(tmp_path, trained, classified):
     assert {'coco/bbox_mAP', 'accuracy/top1'} <= set(page.texts)
     assert any('no checkpoint in' in t for t in page.texts)
     assert '2 objects' in page.texts
+    assert '1 objects found' not in page.texts
+
+
+def test_one_object_is_in_the_singular(tmp_path, detector_config, tiny_coco):
+    from mmrla.analysis.examples import examples_of
+
+    content = json.loads((tiny_coco / 'annotations/val.json').read_text())
+    images = [image['id'] for image in content['images']]
+    # One object in the first image, two in the second, and so on.
+    content['annotations'] = [
+        a
+        for a in content['annotations']
+        if a['image_id'] != images[0] or a['category_id'] == 1
+    ]
+    (tmp_path / 'annotations.json').write_text(json.dumps(content))
+    cfg = Config.fromfile(detector_config)
+    cfg.val_dataloader.dataset.ann_file = str(tmp_path / 'annotations.json')
+    examples = examples_of(cfg, 2)
+    assert [example.truth for example in examples] == ['1 object', '2 objects']
+
+
+def test_classes_are_drawn_in_the_colours_of_all_pictures():
+    """The second class is blue; COCO's second colour is a dark red."""
+    from mmengine.structures import InstanceData
+
+    from mmrla.analysis import examples
+
+    grey = np.full((240, 240, 3), 128, np.uint8)
+    instances = InstanceData(
+        bboxes=torch.tensor([[50.0, 50, 190, 190]]), labels=torch.tensor([1])
+    )
+    drawn = examples._draw(grey, instances, ('red', 'blue'))
+    # The left side of the box, below its label.
+    red, green, blue = drawn[120:180, 50].mean(0)
+    assert blue > green > red
+    assert blue > 170
 
 
 def test_compare_without_scores_and_examples(capsys, tmp_path, trained):

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
@@ -90,7 +91,8 @@ def test_browse_detection(tmp_path, detector_config):
     tool = 'analysis_tools/browse_dataset'
     call(tool, detector_config, '--output-dir', out, '--number', '2')
     pictures = sorted(out.glob('*.jpg'))
-    assert [p.name[:2] for p in pictures] == ['0_', '1_']
+    # The first of eight and the last.
+    assert [p.name[:2] for p in pictures] == ['0_', '7_']
     with Image.open(pictures[0]) as picture:
         assert picture.size == (64, 64)
 
@@ -106,6 +108,37 @@ def test_browse_classification_of_a_fold(tmp_path, classifier_config):
     out = tmp_path / 'pictures'
     call('analysis_tools/browse_dataset', path, '--output-dir', out, '--number', '0')
     assert len(list(out.glob('*.jpg'))) == 4
+
+
+def test_browse_branches(capsys, tmp_path, tiny_coco):
+    """The data of SoftTeacher: images with labels, and two views of those without."""
+    name = 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco'
+    path = tmp_path / 'config.py'
+    path.write_text(f"_base_ = 'mmdet::soft_teacher/{name}.py'\n")
+    cfg = Config.fromfile(path)
+    for dataset in cfg.train_dataloader.dataset.datasets:
+        dataset.update(
+            data_root=str(tiny_coco),
+            ann_file='annotations/train.json',
+            data_prefix=dict(img='train/'),
+            metainfo=dict(classes=('red', 'blue')),
+        )
+    cfg.dump(path)
+    out = tmp_path / 'pictures'
+    tool = 'analysis_tools/browse_dataset'
+    call(tool, path, '--output-dir', out, '--number', '4')
+    names = sorted(p.name for p in out.glob('*.jpg'))
+    # Of 8 + 8 images the 1st, 6th, 11th and 16th.
+    assert names == [
+        '00_000_sup.jpg',
+        '05_005_sup.jpg',
+        *(f'10_002_{view}.jpg' for view in ('unsup_student', 'unsup_teacher')),
+        *(f'15_007_{view}.jpg' for view in ('unsup_student', 'unsup_teacher')),
+    ]
+    assert '6 pictures in' in capsys.readouterr().out
+    for path in out.iterdir():
+        with Image.open(path) as picture:
+            assert np.asarray(picture).std() > 5, path
 
 
 def test_browse_needs_a_place(capsys, detector_config):

@@ -115,7 +115,7 @@ def logs(src, path):
     [
         (nothing, [], 'no such file'),
         (cut, [], 'truncated'),
-        (page, [], 'not a checkpoint that PyTorch can read'),
+        (page, [], 'is truncated or no file of torch.save'),
         (logs, [], 'refused: loading it needs mmengine.logging'),
         (other_network, [], 'no weights of a released network'),
         (wrong_shape, [], 'conv2.0.weight is (1280, 353, 1, 1)'),

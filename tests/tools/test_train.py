@@ -1,5 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +10,15 @@ import torch
 
 from mmrla.models import RLAResNet
 
-from .conftest import TOOLS, call, error_line, run, same_weights, weights
+from .conftest import (
+    TOOLS,
+    call,
+    environment,
+    error_line,
+    run,
+    same_weights,
+    weights,
+)
 
 
 def epochs(work_dir):
@@ -187,3 +197,154 @@ def test_debugging_brings_the_traceback_back(monkeypatch, tmp_path):
     monkeypatch.setenv('MMRLA_DEBUG', '1')
     with pytest.raises(UserError, match='does not exist'):
         call('train', tmp_path / 'none.py')
+
+
+#: A model that reads a supervised detector's weights as those of its two parts.
+SEMI = """
+_base_ = {base!r}
+detector = _base_.model
+model = dict(
+    _delete_=True,
+    type='SoftTeacher',
+    detector=detector,
+    data_preprocessor=dict(
+        type='MultiBranchDataPreprocessor',
+        data_preprocessor=detector.data_preprocessor),
+    semi_train_cfg=dict(
+        freeze_teacher=True, sup_weight=1.0, unsup_weight=4.0,
+        pseudo_label_initial_score_thr=0.5, rpn_pseudo_thr=0.9, cls_pseudo_thr=0.9,
+        reg_pseudo_thr=0.02, jitter_times=2, jitter_scale=0.06,
+        min_pseudo_bbox_wh=(1e-2, 1e-2)),
+    semi_test_cfg=dict(predict_on='teacher'))
+fields = ['sup', 'unsup_teacher', 'unsup_student']
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+resize = dict(type='Resize', scale=(64, 64), keep_ratio=True)
+view = [resize, dict(type='PackDetInputs', meta_keys=(
+    'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+    'homography_matrix'))]
+dataset = _base_.train_dataloader.dataset
+labeled = dict(dataset, pipeline=[
+    *load, resize,
+    dict(type='MultiBranch', branch_field=fields, sup=dict(type='PackDetInputs'))])
+unlabeled = dict(dataset, pipeline=[
+    load[0], dict(type='LoadEmptyAnnotations'),
+    dict(type='MultiBranch', branch_field=fields, unsup_teacher=view,
+         unsup_student=view)])
+train_dataloader = dict(
+    _delete_=True, batch_size=4, num_workers=0, persistent_workers=False,
+    sampler=dict(type='GroupMultiSourceSampler', batch_size=4, source_ratio=[1, 3]),
+    dataset=dict(type='ConcatDataset', datasets=[labeled, unlabeled]))
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=9)
+val_cfg = dict(type='TeacherStudentValLoop')
+custom_hooks = [dict(type='MeanTeacherHook')]
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))
+log_processor = dict(by_epoch=False)
+"""
+
+
+def test_a_model_that_renames_weights_starts_from_them(
+    trained, detector_config, tmp_path, capsys
+):
+    """SoftTeacher, from a supervised detector; a test of it likewise."""
+    config = tmp_path / 'semi.py'
+    config.write_text(SEMI.format(base=str(detector_config)))
+    source = trained / 'epoch_2.pth'
+    options = '--cfg-options', f'load_from={source}', 'optim_wrapper.optimizer.lr=0.0'
+    call('train', config, '--work-dir', tmp_path / 'run', *options)
+    assert 'never trained' not in newest_log(tmp_path / 'run')
+    ours, theirs = weights(tmp_path / 'run/iter_2.pth'), weights(source)
+    for name, value in theirs.items():
+        if name.endswith('weight'):
+            # An average of equals, up to rounding.
+            torch.testing.assert_close(ours[f'teacher.{name}'], value)
+    call('test', config, source, '--work-dir', tmp_path / 'test')
+
+    other = '--cfg-options', 'model.detector.backbone.depth=101'
+    args = config, '--work-dir', tmp_path / 'no'
+    status, line = error_line(capsys, 'train', *args, *other, f'load_from={source}')
+    assert (status, 'another network' in line) == (2, True)
+    assert not (tmp_path / 'no').exists()
+
+
+def test_a_flexible_runner_trains(trained, detector_config, tmp_path):
+    options = [
+        'runner_type=FlexibleRunner',
+        'strategy.type=SingleDeviceStrategy',
+        'train_cfg.max_epochs=1',
+        f'load_from={trained / "epoch_2.pth"}',
+    ]
+    args = '--work-dir', tmp_path / 'run', '--cfg-options', *options
+    call('train', detector_config, *args)
+    log = newest_log(tmp_path / 'run')
+    assert 'coco/bbox_mAP' in log
+    assert 'never trained' not in log
+    assert epochs(tmp_path / 'run') == ['epoch_1.pth']
+
+
+def test_layers_of_a_detector_can_learn_slower(detector_config, tmp_path):
+    options = (
+        'optim_wrapper.constructor=mmrla.LayerDecayConstructor',
+        'optim_wrapper.paramwise_cfg.layer_decay_rate=0.5',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=9',
+    )
+    args = '--work-dir', tmp_path, '--cfg-options', *options
+    call('train', detector_config, *args)
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    groups = checkpoint['optimizer']['param_groups']
+    rates = sorted({group['lr_scale'] for group in groups if 'lr_scale' in group})
+    # Stem and 16 blocks; heads have the whole rate.
+    assert rates == [0.5**i for i in range(17, 0, -1)]
+
+
+def test_an_untrained_frozen_stage_is_told(detector_config, tmp_path):
+    options = 'model.backbone.frozen_stages=1', 'train_cfg.max_epochs=1'
+    args = '--work-dir', tmp_path, '--cfg-options', *options
+    call('train', detector_config, *args, 'train_cfg.val_interval=9')
+    (line,) = [x for x in newest_log(tmp_path).splitlines() if 'never trained' in x]
+    assert 'backbone.conv1, backbone.layer1 are frozen' in line
+    assert 'frozen_stages=-1' in line
+
+
+def test_a_bug_keeps_its_traceback(detector_config, tmp_path, monkeypatch):
+    """In what is built late, and in a hook."""
+    from mmengine.hooks import IterTimerHook
+    from torch.optim import SGD
+
+    def bug(*args, **kwargs):
+        raise ZeroDivisionError
+
+    for owner, name in ((SGD, '__init__'), (IterTimerHook, 'before_train')):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, bug)
+            with pytest.raises(ZeroDivisionError):
+                call('train', detector_config, '--work-dir', tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_an_interruption_is_one_line(tool, trained, detector_config, tmp_path):
+    """Ctrl-C, in the middle of the work."""
+    args = [sys.executable, '-u', TOOLS / f'{tool}.py', detector_config]
+    if tool == 'test':
+        args.append(trained / 'epoch_2.pth')
+    args += ['--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=999']
+    started = 'Epoch(train)' if tool == 'train' else 'Load checkpoint'
+    with subprocess.Popen(
+        [str(arg) for arg in args],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if started in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        errors = process.stderr.read()
+        assert process.wait(60) == 130
+    assert 'Traceback' not in errors
+    assert errors.strip().splitlines()[-1] == f'{tool}.py: interrupted'

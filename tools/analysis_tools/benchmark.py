@@ -11,15 +11,16 @@ import argparse
 import json
 import os.path as osp
 import platform
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.config import Config
 
+from mmrla.analysis import plots
 from mmrla.analysis.benchmark import FORMS, MODES, PRECISIONS, Form, Timing, compare
+from mmrla.analysis.networks import is_detector, network_class
 from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
@@ -54,8 +55,8 @@ SETS: Dict[str, Dict[str, str]] = {
 }
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line."""
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,8 +90,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--profile', action='store_true', help='print the time by operator too'
     )
-    parser.add_argument('--out', help='folder for benchmark.json and benchmark.png')
-    args = parser.parse_args()
+    parser.add_argument('--out', help='folder for benchmark.json and a figure')
+    args = parser.parse_args(argv)
     if bool(args.configs) == bool(args.set):
         parser.error('give configs or --set, one of the two')
     modes = dict(deployed='inference', fused='train')
@@ -146,14 +147,10 @@ def operator_table(results: List[Timing], rows: int = 12) -> str:
     return '\n'.join(lines)
 
 
-def plot(results: List[Timing], form: Form, path: Path) -> None:
+def draw(results: List[Timing], form: Form) -> Any:
     """Bars of the ratios with their spread."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(results) + 1.6))
+    figure, grid = plots.add_figure(1, 1, (7, 0.5 * len(results) + 1.6))
+    axes = grid[0, 0]
     rows = range(len(results))[::-1]
     ratios = [r.ratio for r in results]
     errors = [
@@ -169,32 +166,34 @@ def plot(results: List[Timing], form: Form, path: Path) -> None:
         axes.text(r.spread[1] + 0.008, row, f'{r.ratio:.3f}', va='center')
     axes.set_xlabel(f'time of a step, relative to {results[0].name}')
     options = [form.mode, form.device, form.precision, f'batch {form.batch_size}']
-    flags = ('channels_last', 'compile', 'deploy', 'cpu_time')
-    options += [name for name in flags if getattr(form, name)]
+    options += [name for name in ('channels_last', 'compile') if getattr(form, name)]
+    options += [] if form.form == 'default' else [form.form]
+    options += ['CPU time'] if form.cpu_time else []
     axes.set_title(', '.join(options), fontsize=10, loc='right')
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 @one_line_errors
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     """Run the comparison that the command line describes."""
-    args = parse_args()
+    args = parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    stems = [osp.splitext(osp.basename(file))[0] for file in args.configs]
     files = (
         {name: osp.join(_CONFIGS, file) for name, file in SETS[args.set].items()}
         if args.set
-        else {osp.splitext(osp.basename(file))[0]: file for file in args.configs}
+        # Files of one name are told apart by their folders.
+        else {
+            file if stems.count(stem) > 1 else stem: file
+            for stem, file in zip(stems, args.configs)
+        }
     )
     cfgs: Dict[str, Config] = {name: load_config(f) for name, f in files.items()}
-    scopes = {cfg.get('default_scope') for cfg in cfgs.values()}
-    if len(scopes) > 1:
+    kinds = {is_detector(network_class(cfg)) for cfg in cfgs.values()}
+    if len(kinds) > 1:
         raise UserError('classifiers and detectors cannot be compared in one run')
-    shape = args.shape or ((800, 1333) if scopes == {'mmdet'} else (224, 224))
+    shape = args.shape or ((800, 1333) if kinds == {True} else (224, 224))
     form = Form(
         mode=args.mode,
         device=args.device,
@@ -206,14 +205,7 @@ def main() -> None:
         shape=tuple(shape),
         cpu_time=args.cpu_time,
     )
-    tty = sys.stderr.isatty()
-
-    def progress(line: str) -> None:
-        print(f'\r{line:40}' if tty else line, end='' if tty else '\n', file=sys.stderr)
-
-    results = compare(cfgs, form, args.rounds, args.warmup, progress)
-    if tty:
-        print(file=sys.stderr)
+    results = compare(cfgs, form, args.rounds, args.warmup)
     print(table(results))
     if args.profile:
         print(operator_table(results))
@@ -231,8 +223,10 @@ def main() -> None:
             results=[asdict(r) for r in results],
         )
         (folder / 'benchmark.json').write_text(json.dumps(record, indent=2) + '\n')
-        plot(results, form, folder / 'benchmark.png')
-        print(f'written: {folder / "benchmark.json"}, {folder / "benchmark.png"}')
+        rows = [(r.name, r.ratio, *r.spread) for r in results]
+        head = ('network', 'ratio', 'p10', 'p90')
+        figure = plots.save(draw(results, form), folder / 'benchmark', head, rows)
+        print('written:', folder / 'benchmark.json', *figure)
 
 
 if __name__ == '__main__':

@@ -2,20 +2,21 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Draw a data set's images with their boxes, masks or classes, as a model gets them.
 
-One tool for mmdet and mmpretrain configs; upstream's refuse wrapped data sets.
+One tool for mmdet and mmpretrain configs, wrapped data sets and, with a picture for
+each branch, the pipelines of semi-supervised training; upstream's refuse the last two.
 """
 
 import argparse
-import itertools
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
+from mmengine.registry import VISUALIZERS
 
-from mmrla.engine import checks, config
+from mmrla.analysis import plots
+from mmrla.engine import checks, config, layout
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError
 
@@ -24,7 +25,7 @@ _SMALL = 128
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of browsing."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -35,7 +36,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--show', action='store_true', help='show them in a window, one after another'
     )
     parser.add_argument(
-        '--number', type=int, default=20, help='how many; 0 for all (20)'
+        '--number',
+        type=int,
+        default=20,
+        help='how many images, evenly spaced; 0 for all (20)',
     )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds (2)')
     config.add_cfg_options(parser)
@@ -51,6 +55,16 @@ def is_bgr(cfg: Config, part: str) -> bool:
         kinds = [config.type_name(t) for t in dataset.get('pipeline') or ()]
         return any(kind.startswith('LoadImage') for kind in kinds)
     return True
+
+
+def branches(item: Dict[str, Any]) -> Dict[str, Any]:
+    """Inputs and data sample of an item by branch; '' where there is only one."""
+    inputs, samples = item['inputs'], item['data_samples']
+    if not isinstance(inputs, dict):
+        return {'': (inputs, samples)}
+    # A branch that does not take this image has None.
+    found = {name: (inputs[name], samples[name]) for name in inputs}
+    return {name: pair for name, pair in found.items() if pair[0] is not None}
 
 
 def draw(
@@ -77,41 +91,36 @@ def draw(
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw."""
+    """Draw the images that the command line asks for."""
     args = parse_args(argv)
     cfg = config.load_config(args.config, args.cfg_options)
     checks.check_complete(cfg, [f'{args.part}_dataloader', 'visualizer'])
-    checks.check_data(cfg, [args.part])
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        with config_errors(args.config):
-            dataset = DATASETS.build(cfg[f'{args.part}_dataloader'].dataset)
-            # Pictures go to files of their own, not to the backends of a training.
-            visualizer = VISUALIZERS.build(
-                dict(cfg.visualizer, name='browse', vis_backends=None)
-            )
-    visualizer.dataset_meta = dataset.metainfo
+    dataset = layout.build_dataset(cfg, args.part)
+    with config_errors(args.config), layout.default_scope(cfg):
+        # Pictures go to files of their own, not to the backends of a training.
+        visualizer = VISUALIZERS.build(
+            dict(cfg.visualizer, name='browse', vis_backends=None)
+        )
+    visualizer.dataset_meta = plots.with_palette(dataset.metainfo)
     bgr = is_bgr(cfg, args.part)
     number = min(args.number or len(dataset), len(dataset))
     if not number:
         raise UserError(f'{args.config}: the data set of {args.part} has no image')
-    width = len(str(number - 1))
-    for index, item in enumerate(itertools.islice(dataset, number)):
-        image = item['inputs'].permute(1, 2, 0).numpy()
-        image = np.ascontiguousarray(mmcv.bgr2rgb(image) if bgr else image)
-        path = getattr(item['data_samples'], 'img_path', None)
-        name = f'{index:0{width}d}' + (f'_{Path(path).stem}' if path else '')
-        out_file = args.output_dir and str(args.output_dir / f'{name}.jpg')
-        draw(
-            visualizer,
-            name,
-            image,
-            item['data_samples'],
-            show=args.show,
-            wait_time=args.wait_time,
-            out_file=out_file,
-        )
+    width, drawn = len(str(len(dataset) - 1)), 0
+    for index in np.linspace(0, len(dataset) - 1, number).astype(int):
+        item = dataset[int(index)]
+        for branch, (inputs, sample) in branches(item).items():
+            image = inputs.permute(1, 2, 0).numpy()
+            image = np.ascontiguousarray(mmcv.bgr2rgb(image) if bgr else image)
+            path = getattr(sample, 'img_path', None)
+            parts = (f'{index:0{width}d}', Path(path).stem if path else '', branch)
+            name = '_'.join(part for part in parts if part)
+            out_file = args.output_dir and str(args.output_dir / f'{name}.jpg')
+            where = dict(show=args.show, wait_time=args.wait_time, out_file=out_file)
+            draw(visualizer, name, image, sample, **where)
+            drawn += 1
     if args.output_dir:
-        print(f'{number} pictures in {args.output_dir}')
+        print(f'{drawn} pictures in {args.output_dir}')
 
 
 if __name__ == '__main__':

@@ -5,10 +5,18 @@
     test.py CONFIG CHECKPOINT --cfg-options test_evaluator.outfile_prefix=results
     coco_error_analysis.py results.bbox.json OUT_DIR --ann ANNOTATIONS.json
 
-For all classes together, and for each, a figure (PNG, SVG, CSV) of precision against
-recall: as at IoU 0.75 and 0.5 (C75, C50), without errors of place (Loc: IoU 0.1), of
-similar classes (Sim), of all classes (Oth), without finds where nothing is (BG), and
-what is never found (FN).
+For each class and for their mean (allclass), a figure (PNG, SVG, CSV) of precision
+against recall for all objects and for each size. A label's number is the area below its
+curve, the average precision (AP):
+
+    C75, C50  AP at IoU 0.75 and 0.5, as COCO counts it
+    Loc       AP at IoU 0.1: as if places were forgiven
+    Sim       and confusions with classes of the same supercategory
+    Oth       and confusions with any class
+    BG        and detections where no object is
+    FN        and objects that are not found: always 1
+
+The mean is over the classes that have objects of the size.
 """
 
 import argparse
@@ -17,7 +25,7 @@ import io
 import os
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -33,7 +41,7 @@ KINDS = ('C75', 'C50', 'Loc', 'Sim', 'Oth', 'BG', 'FN')
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the analysis."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,28 +70,50 @@ def _annotations(path: str) -> Any:
     return coco
 
 
+def classes_with_objects(coco: Any, areas: Sequence[int]) -> np.ndarray:
+    """Whether there are objects to find, by class and area: bool, (classes, 4)."""
+    ids = coco.getCatIds()
+    small, medium, large = areas
+    ranges = ((0, large), (0, small), (small, medium), (medium, large))
+    there = np.zeros((len(ids), len(ranges)), bool)
+    for found in coco.dataset['annotations']:
+        if not found.get('iscrowd'):
+            inside = [low <= found['area'] <= high for low, high in ranges]
+            there[ids.index(found['category_id'])] |= inside
+    return there
+
+
 def analyse(args: argparse.Namespace) -> Dict[str, np.ndarray]:
-    """Precision (kind, recall, area) by class; 'allclass' is the mean."""
+    """Precision by class, and the mean of classes with objects as 'allclass'.
+
+    Returns:
+        Arrays (kind, recall, area); NaN for areas in which there are no objects.
+    """
     tool = load_tool('mmdet', 'analysis_tools/coco_error_analysis.py')
     found: Dict[str, np.ndarray] = {}
 
     def keep(
         recall: Any, precision: np.ndarray, out: str, name: str, kind: str
     ) -> None:
-        # (kind, recall, [class,] area, 1)
-        values = precision[..., 0]
-        found[name] = values.mean(2) if values.ndim == 4 else values
+        found[name] = precision[..., 0]  # (kind, recall, [class,] area)
 
-    tool.COCO = _annotations  # type: ignore[attr-defined]
-    tool.makeplot = keep  # type: ignore[attr-defined]
     # It would start 48 processes.
     cores = len(os.sched_getaffinity(0))
     tool.Pool = lambda processes: Pool(cores)  # type: ignore[attr-defined]
+    tool.makeplot = keep  # type: ignore[attr-defined]
     with contextlib.redirect_stdout(io.StringIO()):
+        coco = _annotations(args.ann)
+        tool.COCO = lambda path: coco  # type: ignore[attr-defined]
         tool.analyze_results(
             args.result, args.ann, [args.type], str(args.out_dir), areas=args.areas
         )
-    return found
+    # Where COCOeval has -1 for no objects, the tool has 0, as for none found.
+    there = classes_with_objects(coco, args.areas)
+    precision = np.where(there, found.pop('allclass'), np.nan)
+    by_class = dict(zip(found, precision.transpose(2, 0, 1, 3)))
+    count = there.sum(0)
+    mean = np.nansum(precision, 2) / np.where(count, count, np.nan)
+    return {**by_class, 'allclass': mean}
 
 
 def draw(precision: np.ndarray, title: str) -> Any:
@@ -91,6 +121,10 @@ def draw(precision: np.ndarray, title: str) -> Any:
     figure, axes = plots.add_figure(1, len(AREAS), (3.2 * len(AREAS), 4.2), sharey=True)
     recall = np.linspace(0, 1, precision.shape[1])
     for a, (ax, area) in enumerate(zip(axes[0], AREAS)):
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='recall', title=area)
+        if np.isnan(precision[:, :, a]).any():
+            ax.text(0.5, 0.5, 'no objects', ha='center', va='center')
+            continue
         below = np.zeros_like(recall)
         for i, kind in enumerate(KINDS):
             curve = precision[i, :, a]
@@ -106,7 +140,6 @@ def draw(precision: np.ndarray, title: str) -> Any:
                 label=f'{kind} {curve.mean():.3f}',
             )
             below = curve
-        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='recall', title=area)
         ax.legend(
             fontsize=8,
             frameon=False,
@@ -121,7 +154,7 @@ def draw(precision: np.ndarray, title: str) -> Any:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Analyse and draw."""
+    """Analyse the results and save a figure for each class."""
     args = parse_args(argv)
     remedy = 'tools/test.py writes it with --cfg-options test_evaluator.outfile_prefix'
     check_file(args.result, 'result', remedy)
@@ -136,6 +169,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                 *map(float, precision[:, recall, a]),
             )
             for a, area in enumerate(AREAS)
+            if not np.isnan(precision[:, :, a]).any()
             for recall in range(precision.shape[1])
         ]
         stem = args.out_dir / args.type / name

@@ -21,8 +21,13 @@ from mmengine.config import Config
 
 from mmrla.analysis.benchmark import Form, Timing, compare
 from mmrla.analysis.examples import Example, examples_of, predict
-from mmrla.analysis.inputs import load_network
-from mmrla.analysis.networks import Analysis, analyse
+from mmrla.analysis.networks import (
+    Analysis,
+    analyse,
+    is_detector,
+    load_network,
+    network_class,
+)
 from mmrla.analysis.runs import Run, curve_keys, draw_curves, read_runs
 from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
@@ -32,7 +37,7 @@ TEMPLATE = Path(__file__).with_suffix('.html')
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the page."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,14 +87,8 @@ def score_rows(runs: Sequence[Run]) -> Tuple[List[Dict[str, Any]], bool]:
         values.append({k: v for k, v in found.items() if v[0] != -1})
     rows = []
     for key in dict.fromkeys(key for found in values for key in found):
-        there = [found[key][0] for found in values if key in found]
-        best = max(there) if len(there) > 1 and min(there) < max(there) else None
         cells = [
-            dict(
-                text=_number(found[key][0]) + found[key][1], best=found[key][0] == best
-            )
-            if key in found
-            else dict(text='-', best=False)
+            _number(found[key][0]) + found[key][1] if key in found else '-'
             for found in values
         ]
         rows.append(dict(name=key, cells=cells))
@@ -131,7 +130,7 @@ def measure(
     timings: Dict[str, Timing] = {}
     groups: Dict[Any, List[str]] = {}
     for name, analysis in analyses.items():
-        key = (cfgs[name].get('default_scope'), analysis.shape)
+        key = (is_detector(network_class(cfgs[name])), analysis.shape)
         groups.setdefault(key, []).append(name)
     for (_, shape), names in groups.items():
         form = Form(device=args.device, batch_size=args.batch_size, shape=shape)
@@ -274,7 +273,7 @@ def page(runs: Sequence[Run], args: argparse.Namespace) -> str:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Compare."""
+    """Write the page."""
     args = parse_args(argv)
     text = page(read_runs(args.work_dirs), args)
     args.out.parent.mkdir(parents=True, exist_ok=True)

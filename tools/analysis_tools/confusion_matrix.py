@@ -16,12 +16,13 @@ from typing import Any, List, Optional, Sequence
 import numpy as np
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.registry import DATASETS, DefaultScope
 
 from mmrla.analysis import plots
-from mmrla.engine.checks import check_complete, check_data, check_file
+from mmrla.analysis.progress import Progress
+from mmrla.engine.checks import check_complete, check_file
 from mmrla.engine.config import add_cfg_options, load_config
-from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.engine.errors import one_line_errors
+from mmrla.engine.layout import build_dataset
 from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
 
@@ -30,7 +31,7 @@ _NUMBERED = 25
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the figure."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,10 +50,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def _of_detector(dataset: Any, results: Any, args: argparse.Namespace) -> np.ndarray:
     tool = load_tool('mmdet', 'analysis_tools/confusion_matrix.py')
+    # MMEngine's bar is a line of a log for each image.
+    tool.ProgressBar = lambda total: Progress(total, 'images')  # type: ignore[attr-defined]
     counts = tool.calculate_confusion_matrix(
         dataset, results, args.score_thr, None, args.iou_thr
     )
-    print()  # after its progress bar
     return counts
 
 
@@ -70,9 +72,7 @@ def count(cfg: Config, results: Any, args: argparse.Namespace) -> Any:
     Raises:
         UserError: If the predictions are not those of the data set.
     """
-    scope = cfg.get('default_scope', 'mmengine')
-    with config_errors(cfg.filename), DefaultScope.overwrite_default_scope(scope):
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset = build_dataset(cfg, 'test')
     if not isinstance(results, list) or len(results) != len(dataset):
         raise UserError(
             f'{args.predictions} is not a list with a prediction for each of the '
@@ -120,12 +120,11 @@ def draw(counts: np.ndarray, classes: Sequence[str]) -> Any:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Count and draw."""
+    """Count the matrix and save its figure."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     check_complete(cfg, ['test_dataloader'])
     check_file(args.predictions, 'predictions', 'tools/test.py --out writes them')
-    check_data(cfg, ['test'])
     counts, classes = count(cfg, load(args.predictions), args)
     rows = [
         (classes[truth], classes[found], int(number))

@@ -29,7 +29,7 @@ def _side(text: str) -> int:
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a count."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -157,7 +157,7 @@ def to_text(config: str, analysis: Analysis) -> str:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Count."""
+    """Print the counts."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     shape = (args.shape[0], args.shape[-1]) if args.shape else None

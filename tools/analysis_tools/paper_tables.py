@@ -1,32 +1,33 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Rebuild the params and FLOPs columns of the paper's Tables 2, 3, 6, 11, 13 and 15.
+"""Count the params and FLOPs of the paper's Tables 2, 3, 6, 11, 13 and 15 again.
 
-Each figure stands beside the paper's, with the difference. The exit status is 1 if a
-row that the authors measured is off.
+Each count stands beside the paper's figure, in Markdown or JSON. The exit status is
+1 if a row that the authors measured is off.
 """
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
+from mmrla.analysis import markdown
 from mmrla.analysis.paper import (
     OFF,
-    TABLES,
     UNKNOWN,
     VERDICTS,
     Figure,
     Result,
     Table,
+    read_tables,
     rebuild,
 )
 from mmrla.engine.errors import one_line_errors
 
 #: Beside the tools, in the repository as in the installed package.
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+TABLES = Path(__file__).with_suffix('.yml')
 
 UNITS = (
     'ImageNet: M is 2^20, G is 2^30; FLOPs are, for an image of 224x224, multiply-adds '
@@ -34,13 +35,14 @@ UNITS = (
     'for one of an average pooling, kernel area + 1 for one of an adaptive average '
     'pooling. CIFAR: M is 10^6.'
 )
-COMMAND = 'python tools/analysis_tools/paper_tables.py'
-
-Results = Dict[int, List[Result]]
+HEAD = (
+    *('model', 'verdict', 'config'),
+    *('params', 'here', 'diff.', 'FLOPs', 'here', 'diff.'),
+)
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a rebuild."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,15 +50,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--table',
         type=int,
         nargs='+',
-        choices=[table.number for table in TABLES],
-        help='tables to rebuild (default: all)',
+        choices=[table.number for table in read_tables(TABLES)],
+        help='tables to count (default: all)',
     )
-    parser.add_argument(
-        '--format',
-        choices=('text', 'markdown', 'json'),
-        default='text',
-        help='(default: text)',
-    )
+    parser.add_argument('--format', choices=('markdown', 'json'), default='markdown')
     parser.add_argument(
         '--out', type=Path, metavar='FILE', help='write to a file instead of printing'
     )
@@ -71,169 +68,96 @@ def _difference(figure: Figure, percent: bool) -> str:
     return f'{text} ({figure.relative:+.2%})' if percent else text
 
 
-HEAD = ('model', 'params', 'here', 'diff.', 'FLOPs', 'here', 'diff.', 'verdict')
-
-
 def _cells(result: Result) -> Tuple[str, ...]:
-    row, (params, flops) = result.row, (result.params, result.flops)
+    row, params, flops = result.row, result.params, result.flops
+    source = f'[{Path(row.config).stem}](../configs/{row.config})' if row.config else ''
     return (
         row.model,
+        result.verdict,
+        source or '-',
         params.paper,
         params.ours or '-',
         _difference(params, row.data != 'ImageNet'),
         flops.paper or '-',
         flops.ours or '-',
         _difference(flops, False),
-        result.verdict,
     )
 
 
-def _notes(table: Table, results: List[Result]) -> List[str]:
+def _notes(table: Table, results: Sequence[Result]) -> List[str]:
     """The table's note, and those of rows, each once."""
-    notes = [table.note] if table.note else []
+    models: Dict[str, List[str]] = {}
+    network = ''
     for result in results:
         row = result.row
-        if row.note:
-            models = [r.row.model for r in results if r.row.note == row.note]
-            note = f'{", ".join(models)}: {row.note}'
-            if result.verdict == UNKNOWN:
-                note = f'{row.model} ({_parent(result, results)}): {row.note}'
-            notes.append(note)
-    return list(dict.fromkeys(notes))
+        network = network if row.model.startswith('+') else row.model
+        name = f'{row.model} ({network})' if result.verdict == UNKNOWN else row.model
+        models.setdefault(row.note, []).append(name)
+    models.pop('', None)
+    notes = [f'{", ".join(names)}: {note}' for note, names in models.items()]
+    return [table.note, *notes] if table.note else notes
 
 
-def _parent(result: Result, results: List[Result]) -> str:
-    """The network that a row like '+SE' adds to."""
-    before = [r.row.model for r in results[: results.index(result)]]
-    return next(model for model in reversed(before) if not model.startswith('+'))
-
-
-def _groups(results: List[Result]) -> List[Tuple[str, List[Result]]]:
-    """Results by data set, in order."""
-    return [
-        (data, [r for r in results if r.row.data == data])
-        for data in dict.fromkeys(r.row.data for r in results)
-    ]
-
-
-def _tables(results: Results) -> List[Tuple[Table, List[Result]]]:
-    return [(t, results[t.number]) for t in TABLES if t.number in results]
-
-
-def to_text(results: Results) -> str:
-    """Tables for a terminal."""
-    lines = []
-    for table, rows in _tables(results):
-        lines += [f'Table {table.number}: {table.title}']
-        cells = [_cells(result) for result in rows]
-        widths = [max(len(row[i]) for row in [HEAD, *cells]) for i in range(len(HEAD))]
-
-        def line(row: Tuple[str, ...], widths: List[int] = widths) -> str:
-            return '  '.join(
-                cell.ljust(width) if i in (0, len(row) - 1) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-
-        lines.append('  ' + line(HEAD))
-        for data, group in _groups(rows):
-            lines += [f'{data}:', *('  ' + line(_cells(result)) for result in group)]
-        lines += [*_notes(table, rows), '']
-    lines += [UNITS, '']
-    lines += [f'{verdict}: {meaning}' for verdict, meaning in VERDICTS.items()]
-    return '\n'.join([*lines, summary(results)])
-
-
-def to_markdown(results: Results) -> str:
+def to_markdown(tables: Sequence[Table], results: Sequence[Sequence[Result]]) -> str:
     """A page of the documentation."""
-    lines = [
-        "# The paper's params and FLOPs, rebuilt",
-        '',
-        f'Made by `{COMMAND} --format markdown`; do not edit. {UNITS}',
-        '',
-        *(f'- {verdict}: {meaning}' for verdict, meaning in VERDICTS.items()),
-        '',
-        summary(results),
+    verdicts = [result.verdict for rows in results for result in rows]
+    counts = ', '.join(f'{verdict} {verdicts.count(verdict)}' for verdict in VERDICTS)
+    parts = [
+        "# The paper's params and FLOPs, counted again",
+        f'Made by `tools/analysis_tools/paper_tables.py`; do not edit. {UNITS}',
+        '\n'.join(f'- {verdict}: {meaning}' for verdict, meaning in VERDICTS.items()),
+        f'{len(verdicts)} rows: {counts}.',
     ]
-    for table, rows in _tables(results):
-        lines += ['', f'## Table {table.number}: {table.title}']
-        for data, group in _groups(rows):
-            lines += [
-                '',
-                f'### {data}' if len(_groups(rows)) > 1 else '',
-                '',
-                '| ' + ' | '.join((*HEAD, 'config')) + ' |',
-                '|' + ' --- |' + ' ---: |' * 6 + ' --- | --- |',
-            ]
-            lines += [
-                f'| {" | ".join(_cells(result))} | {_source(result.row.config)} |'
-                for result in group
-            ]
-        for note in _notes(table, rows):
-            lines += ['', note]
-    # No blank lines in a row.
-    kept = [a for a, b in zip(lines, ['x', *lines]) if a or b]
-    return '\n'.join(kept)
+    for table, rows in zip(tables, results):
+        parts.append(f'## Table {table.number}: {table.title}')
+        groups = list(dict.fromkeys(result.row.data for result in rows))
+        for data in groups:
+            if len(groups) > 1:
+                parts.append(f'### {data}')
+            cells = [_cells(result) for result in rows if result.row.data == data]
+            parts.append(markdown.table(HEAD, cells, 3).rstrip())
+        parts += _notes(table, rows)
+    return '\n\n'.join(parts)
 
 
-def _source(config: Optional[str]) -> str:
-    return f'[{Path(config).stem}](../configs/{config})' if config else '-'
-
-
-def to_json(results: Results) -> str:
+def to_json(tables: Sequence[Table], results: Sequence[Sequence[Result]]) -> str:
     """Everything, exact counts included."""
-
-    def entry(result: Result) -> Dict[str, Any]:
-        row = result.row
-        return dict(
-            model=row.model,
-            data=row.data,
-            config=row.config,
-            added_to=row.base and row.base.config,
-            params=vars(result.params),
-            flops=vars(result.flops),
-            verdict=result.verdict,
-            note=row.note,
-        )
-
-    tables = [
+    content = [
         dict(
             table=table.number,
             title=table.title,
             note=table.note,
-            rows=[entry(result) for result in rows],
+            rows=[
+                dict(
+                    vars(result.row),
+                    data=result.row.data,
+                    params=vars(result.params),
+                    flops=vars(result.flops),
+                    verdict=result.verdict,
+                )
+                for result in rows
+            ],
         )
-        for table, rows in _tables(results)
+        for table, rows in zip(tables, results)
     ]
-    return json.dumps(dict(units=UNITS, verdicts=VERDICTS, tables=tables), indent=2)
-
-
-def summary(results: Results) -> str:
-    """How many rows there are of each verdict."""
-    verdicts = [result.verdict for rows in results.values() for result in rows]
-    counts = [f'{verdict} {verdicts.count(verdict)}' for verdict in VERDICTS]
-    return f'{len(verdicts)} rows: {", ".join(counts)}.'
-
-
-FORMATS = {'text': to_text, 'markdown': to_markdown, 'json': to_json}
+    return json.dumps(dict(units=UNITS, verdicts=VERDICTS, tables=content), indent=2)
 
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Rebuild."""
+    """Write the tables; exit with 1 if a row is off."""
     args = parse_args(argv)
-    tables = [t for t in TABLES if args.table is None or t.number in args.table]
+    tables = read_tables(TABLES)
+    tables = [t for t in tables if args.table is None or t.number in args.table]
     results = rebuild(CONFIGS, tables)
-    page = FORMATS[args.format](results) + '\n'
+    page = (to_json if args.format == 'json' else to_markdown)(tables, results) + '\n'
     if args.out:
-        # Whole or not at all.
-        temporary = args.out.with_name(args.out.name + '.part')
-        temporary.write_text(page, encoding='utf-8')
-        os.replace(temporary, args.out)
+        args.out.write_text(page, encoding='utf-8')
     else:
         print(page, end='')
     off = [
-        f'Table {number}, {result.row.model}'
-        for number, rows in results.items()
+        f'Table {table.number}, {result.row.model}'
+        for table, rows in zip(tables, results)
         for result in rows
         if result.verdict == OFF
     ]

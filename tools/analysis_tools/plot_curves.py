@@ -25,7 +25,7 @@ from mmrla.errors import UserError
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the figure."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +42,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw."""
+    """Draw the curves and save the figure."""
     args = parse_args(argv)
     runs = read_runs(args.work_dirs)
     logged = sorted({key for run in runs for record in run.scalars for key in record})

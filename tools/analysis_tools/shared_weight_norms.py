@@ -13,13 +13,13 @@ from typing import Dict, List, Optional
 import numpy as np
 
 from mmrla.analysis import plots, weight_norms
-from mmrla.analysis.inputs import load_network
+from mmrla.analysis.networks import load_network
 from mmrla.engine.config import add_cfg_options
 from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the figure."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,7 +41,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw."""
+    """Draw the norms, save the figure and print the fits."""
     args = parse_args(argv)
     curves: Dict[str, List[np.ndarray]] = {}
     axis: Dict[str, str] = {}

@@ -69,7 +69,7 @@ def use_own_figures(tool: ModuleType) -> None:
 
 @one_line_errors
 def main() -> None:
-    """Plot."""
+    """Run mmpretrain's tool with our figures."""
     tool = load_tool('mmpretrain', 'visualization/vis_scheduler.py')
     use_own_figures(tool)
     with TemporaryDirectory() as work_dir:

@@ -17,12 +17,13 @@ import numpy as np
 
 from mmrla.analysis import plots
 from mmrla.analysis.cam import explain, target_layers
-from mmrla.analysis.inputs import load_network, prepare, read_image
+from mmrla.analysis.images import prepare, read_image
+from mmrla.analysis.networks import load_network
 from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the figure."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +61,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw."""
+    """Draw the maps and save the figure."""
     args = parse_args(argv)
     image = read_image(args.image)
     pairs = list(zip(args.networks[::2], args.networks[1::2]))

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import List, Optional
 
 from mmrla.analysis import hidden_state, plots
-from mmrla.analysis.inputs import load_network, prepare, read_image
+from mmrla.analysis.images import prepare, read_image
+from mmrla.analysis.networks import load_network
 from mmrla.engine.config import add_cfg_options
 from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the figures."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,7 +44,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw."""
+    """Record a forward pass and save the figures of it."""
     args = parse_args(argv)
     image = read_image(args.image)
     cfg, model = load_network(args.config, args.checkpoint, args.cfg_options)

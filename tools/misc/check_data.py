@@ -9,11 +9,8 @@ the first epoch; at all images, however long it takes. docs/data.md has the layo
 import argparse
 from typing import List, Optional
 
-from mmengine.registry import DATASETS, DefaultScope
-
-from mmrla.engine import checks, config, layout
-from mmrla.engine.coco import checked_annotations
-from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.engine import config, data, layout
+from mmrla.engine.errors import one_line_errors
 
 PARTS = ('train', 'val', 'test')
 
@@ -35,17 +32,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     cfg = config.load_config(args.config, args.cfg_options)
     parts = [part for part in args.parts if cfg.get(f'{part}_dataloader')]
-    checks.check_data(cfg, parts)
+    built = []
     for part in parts:
-        dataset_cfg = cfg[f'{part}_dataloader'].dataset
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            with config_errors(args.config), checked_annotations():
-                dataset = DATASETS.build(dataset_cfg)
-        layout.check_samples(dataset, f'{part}_dataloader.dataset')
-        layout.check_image_files(dataset)
-        classes = dataset.metainfo.get('classes') or ()
-        root = next(config.leaf_datasets(dataset_cfg, ''))[1].get('data_root')
-        print(f'{part}: {len(dataset)} images, {len(classes)} classes, from {root}')
+        key = f'{part}_dataloader.dataset'
+        dataset = layout.build_dataset(cfg, part)
+        built.append((key, dataset))
+        text = data.check_data(dataset, key)
+        if cfg.get(f'{part}_evaluator'):
+            evaluator = layout.build_evaluator(cfg, part)
+            data.check_metrics(dataset, evaluator, f'{part}_evaluator')
+        print(f'{part}: {text}')
+    data.check_same_folders(built)
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmrla.analysis.runs import read_scalars
 from mmrla.engine import checks, config
 from mmrla.engine.errors import config_errors, one_line_errors
+from mmrla.engine.layout import explained
 from mmrla.errors import UserError
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
@@ -142,9 +143,8 @@ def lower(cfg: Config, args: argparse.Namespace) -> None:
             # Any class folders will do.
             folders = Path(leaf.data_root, leaf.split).glob('*/')
             leaf.metainfo = dict(classes=sorted(p.name for p in folders if p.is_dir()))
-    checks.check_data(cfg, ['train'])
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        with config_errors(cfg.filename):
+        with explained(cfg, ['train']), config_errors(cfg.filename):
             for _, leaf in config.leaf_datasets(loader.dataset, ''):
                 total = len(DATASETS.build(leaf))
                 spread = np.linspace(0, total - 1, min(args.images, total))

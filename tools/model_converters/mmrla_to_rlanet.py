@@ -10,8 +10,7 @@ import argparse
 from typing import List, Optional
 
 from mmrla.checkpoints.convert import export
-from mmrla.checkpoints.files import save_file
-from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.engine.checkpoint_io import load_foreign, save_file
 from mmrla.engine.errors import one_line_errors
 
 

@@ -15,8 +15,12 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 
-from mmrla.checkpoints.files import CheckpointError, save_file, sha256_of
-from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.engine.checkpoint_io import (
+    CheckpointError,
+    load_foreign,
+    save_file,
+    sha256_of,
+)
 from mmrla.engine.errors import one_line_errors
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import List, Optional
 
 from mmrla.checkpoints.convert import TASKS, Converted, convert
-from mmrla.checkpoints.files import save_file
 from mmrla.checkpoints.released import NAMES
+from mmrla.engine.checkpoint_io import save_file
 from mmrla.engine.errors import one_line_errors
 
 

@@ -15,9 +15,8 @@ from typing import List, Optional
 
 import numpy as np
 
-from mmrla.checkpoints.files import CheckpointError
-from mmrla.checkpoints.verify import UNTRAINED, build, example_input, verify
-from mmrla.engine.checkpoint_io import load_foreign
+from mmrla.checkpoints.verify import UNTRAINED, example_input, network_of, verify
+from mmrla.engine.checkpoint_io import CheckpointError, load_foreign
 from mmrla.engine.config import load_config
 from mmrla.engine.errors import one_line_errors
 
@@ -78,7 +77,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         raise CheckpointError(f'{args.checkpoint}: has no state_dict')
     name = args.name or (checkpoint.get('meta') or {}).get('arch') or 'model'
     cfg = load_config(args.config) if args.config else None
-    model = build(checkpoint, args.checkpoint, cfg)
+    model = network_of(checkpoint, args.checkpoint, cfg)
     report = verify(model, name, example_input(args.shape), golden)
 
     failed = False

@@ -2,7 +2,15 @@
 # Types are scoped, so that this can be inherited as mmrla::...
 # Digit scenes at their own size, and without flips (a mirrored 2 is no 2).
 data_root = 'data/digit_scenes/'
-metainfo = dict(classes=tuple('0123456789'))
+metainfo = dict(
+    classes=tuple('0123456789'),
+    # mmrla.analysis.plots.class_colours: CocoDataset's first ones are two reds.
+    palette=[
+        *[(240, 15, 70), (30, 150, 230), (20, 150, 40), (255, 140, 0)],
+        *[(150, 35, 220), (5, 215, 205), (225, 120, 185), (125, 85, 45)],
+        *[(25, 15, 85), (215, 220, 5)],
+    ],
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),

@@ -1,6 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 # Scenes of 96x96 pixels with more and smaller digits that hide each other, and more
-# clutter: what HARD_SCENES of mmrla/analysis/experiments.py composes.
+# clutter: what the command of configs/digits/README.md makes.
 _base_ = 'digit_scenes.py'
 
 data_root = 'data/hard_digit_scenes/'

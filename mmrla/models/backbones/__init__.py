@@ -18,34 +18,53 @@ __all__ = ['DenseNetBC', 'PreActResNet', 'RLAPreActResNet', 'RLAXception', 'Xcep
 
 if find_spec('mmpretrain'):
     from . import mobilenet_v2_mmpretrain  # noqa: F401 - registers it
-    from .resnet_mmpretrain import CIFARResNet, RLACIFARResNet, RLAResNet_CIFAR
+    from .resnet_mmpretrain import (
+        CIFARResNet,
+        RLACIFARResNet,
+        RLAResNet_CIFAR,
+        RLASEResNet,
+        RLASEResNeXt,
+    )
 
     __all__ += ['CIFARResNet', 'RLACIFARResNet', 'RLAResNet_CIFAR']
+    __all__ += ['RLASEResNet', 'RLASEResNeXt']
 
 if find_spec('mmdet'):
     from .mobilenet_v2_mmdet import RLAMobileNetV2
     from .resnet_mmdet import (
         RLARegNet,
+        RLARes2Net,
+        RLAResNeSt,
         RLAResNet,
         RLAResNetV1c,
         RLAResNetV1d,
         RLAResNeXt,
     )
-
-    __all__ += ['RLAMobileNetV2', 'RLARegNet', 'RLAResNet', 'RLAResNeXt']
-    __all__ += ['RLAResNetV1c', 'RLAResNetV1d']
 elif find_spec('mmpretrain'):
     # The names mean mmpretrain's networks everywhere.
     from .mobilenet_v2_mmpretrain import RLAMobileNetV2
     from .resnet_mmpretrain import (
+        RLARegNet,
+        RLARes2Net,
+        RLAResNeSt,
         RLAResNet,
         RLAResNetV1c,
         RLAResNetV1d,
         RLAResNeXt,
     )
 
-    for _network in (RLAMobileNetV2, RLAResNet, RLAResNetV1c, RLAResNetV1d, RLAResNeXt):
+    for _network in (
+        RLAMobileNetV2,
+        RLARegNet,
+        RLARes2Net,
+        RLAResNeSt,
+        RLAResNet,
+        RLAResNetV1c,
+        RLAResNetV1d,
+        RLAResNeXt,
+    ):
         MODELS.register_module(module=_network)
 
-    __all__ += ['RLAMobileNetV2', 'RLAResNet', 'RLAResNeXt']
-    __all__ += ['RLAResNetV1c', 'RLAResNetV1d']
+if find_spec('mmdet') or find_spec('mmpretrain'):
+    __all__ += ['RLAMobileNetV2', 'RLARegNet', 'RLARes2Net', 'RLAResNeSt']
+    __all__ += ['RLAResNet', 'RLAResNetV1c', 'RLAResNetV1d', 'RLAResNeXt']

@@ -1,8 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What RLA needs to know of the blocks of mmdet's and mmpretrain's ResNets."""
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from ..layers.plugins import apply_plugins
@@ -34,15 +35,19 @@ class RLAOverResNet(RLA):
         """Residual and (projected) identity, (N, C', H', W')."""
         y = block.conv1(x)
         if read is not None:
-            y = y + read
+            y += read  # a conv does not keep its output: no map more
         return self.end(block, self.middle(block, y)), self.shortcut(block, x)
 
     def middle(self, block: nn.Module, y: Tensor) -> Tensor:
         """From the first conv's output to what the last conv reads."""
         y = apply_plugins(block, 1, block.relu(block.norm1(y)))
         if hasattr(block, 'conv3'):
-            y = apply_plugins(block, 2, block.relu(block.norm2(block.conv2(y))))
+            y = apply_plugins(block, 2, self.second(block, y))
         return y
+
+    def second(self, block: nn.Module, y: Tensor) -> Tensor:
+        """The second conv of a bottleneck, its norm and ReLU."""
+        return block.relu(block.norm2(block.conv2(y)))
 
     def end(self, block: nn.Module, y: Tensor) -> Tensor:
         """The last conv, its norm and plugins."""
@@ -82,4 +87,34 @@ class RLAOverResNet(RLA):
 
     def block_channels(self, block: nn.Module) -> int:
         """Channels of a block's output."""
-        return getattr(block, 'conv3', block.conv2).out_channels
+        return self.last_conv(block).out_channels
+
+    def last_conv(self, block: nn.Module) -> nn.Module:
+        """The conv that ends a block."""
+        return block.conv3 if hasattr(block, 'conv3') else block.conv2
+
+
+class RLAOverRes2Net(RLAOverResNet):
+    """RLA over a Res2Net: the second conv of a block is a hierarchy of narrow ones."""
+
+    def second(self, block: nn.Module, y: Tensor) -> Tensor:
+        """The narrow convs, each of its slice and what the one before gave."""
+        slices = torch.split(y, block.width, 1)
+        outs: List[Tensor] = []
+        for part, conv, norm in zip(slices, block.convs, block.bns):
+            if outs and block.stage_type == 'normal':
+                part = outs[-1] + part
+            outs.append(block.relu(norm(conv(part.contiguous()))))
+        last = slices[-1]
+        if hasattr(block, 'pool'):
+            last = block.pool(last)
+        return torch.cat((*outs, last), 1)
+
+
+class RLAOverResNeSt(RLAOverResNet):
+    """RLA over a ResNeSt: the second conv of a block is a split attention."""
+
+    def second(self, block: nn.Module, y: Tensor) -> Tensor:
+        """The split attention, which has its norms and ReLUs, and the pooling."""
+        y = block.conv2(y)
+        return block.avd_layer(y) if block.avg_down_stride else y

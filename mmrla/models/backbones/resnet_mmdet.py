@@ -3,11 +3,18 @@
 
 from typing import Any
 
-from mmdet.models.backbones import RegNet, ResNet, ResNetV1d, ResNeXt
+from mmdet.models.backbones import (
+    RegNet,
+    Res2Net,
+    ResNeSt,
+    ResNet,
+    ResNetV1d,
+    ResNeXt,
+)
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .resnet import RLAOverResNet
+from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
 
 
 @MODELS.register_module()
@@ -56,3 +63,13 @@ class RLARegNet(RLAOverResNet, RegNet):
     def forward_stem(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, stem_channels, H/2, W/2)."""
         return self.relu(self.norm1(self.conv1(x)))
+
+
+@MODELS.register_module()
+class RLARes2Net(RLAOverRes2Net, Res2Net):
+    """mmdet's Res2Net with RLA."""
+
+
+@MODELS.register_module()
+class RLAResNeSt(RLAOverResNeSt, ResNeSt):
+    """mmdet's ResNeSt with RLA."""

@@ -4,11 +4,16 @@
 from typing import Any, List, Optional
 
 from mmpretrain.models.backbones import (
+    RegNet,
+    Res2Net,
+    ResNeSt,
     ResNet,
     ResNet_CIFAR,
     ResNetV1c,
     ResNetV1d,
     ResNeXt,
+    SEResNet,
+    SEResNeXt,
 )
 from mmpretrain.models.backbones.resnet import BasicBlock
 from mmpretrain.registry import MODELS
@@ -16,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.plugins import add_layer_plugins
-from .resnet import RLAOverResNet
+from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
 
 
 class _WithPlugins(RLAOverResNet):
@@ -53,6 +58,9 @@ class _WithPlugins(RLAOverResNet):
         kwargs['out_channels'] += extra
         kwargs['in_channels'] += extra if i else 0
         layer = super().make_res_layer(**kwargs)
+        for block in layer:
+            if hasattr(block, 'se_layer'):  # where a plugin stands
+                block.after_conv3_plugin_names = ['se_layer']
         widths = [block.out_channels for block in layer]
         add_layer_plugins(i, self.num_stages, layer, widths, self._plugins)
         return layer
@@ -83,16 +91,41 @@ class RLAResNeXt(_WithPlugins, ResNeXt):
     """mmpretrain's ResNeXt with RLA."""
 
 
-class _SmallImages(_WithPlugins):
-    """For a stem of one 3x3 conv, without pooling."""
+@MODELS.register_module()
+class RLARes2Net(RLAOverRes2Net, _WithPlugins, Res2Net):
+    """mmpretrain's Res2Net with RLA."""
+
+
+@MODELS.register_module()
+class RLAResNeSt(RLAOverResNeSt, _WithPlugins, ResNeSt):
+    """mmpretrain's ResNeSt with RLA."""
+
+
+@MODELS.register_module()
+class RLASEResNet(_WithPlugins, SEResNet):
+    """mmpretrain's SEResNet with RLA."""
+
+
+@MODELS.register_module()
+class RLASEResNeXt(_WithPlugins, SEResNeXt):
+    """mmpretrain's SEResNeXt with RLA."""
+
+
+class _WithoutPooling(_WithPlugins):
+    """For a stem of one 3x3 conv."""
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, stem_channels, H, W)."""
+        """(N, in_channels, H, W) to the first stage's input."""
         return self.relu(self.norm1(self.conv1(x)))
 
 
 @MODELS.register_module()
-class RLAResNet_CIFAR(_SmallImages, ResNet_CIFAR):
+class RLARegNet(_WithoutPooling, RegNet):
+    """mmpretrain's RegNet with RLA."""
+
+
+@MODELS.register_module()
+class RLAResNet_CIFAR(_WithoutPooling, ResNet_CIFAR):
     """mmpretrain's ResNet for images of 32x32, as wide as ImageNet's, with RLA."""
 
 
@@ -145,5 +178,5 @@ class CIFARResNet(ResNet_CIFAR):
 
 
 @MODELS.register_module()
-class RLACIFARResNet(_SmallImages, CIFARResNet):
+class RLACIFARResNet(_WithoutPooling, CIFARResNet):
     """:class:`CIFARResNet`, post-activated, with RLA; ``rla_channels=0`` is plain."""

@@ -219,7 +219,7 @@ def _join_compress(backbone: Any) -> None:
             if t >= unit.num_updates:
                 continue
             compress = unit.compress_of(t)
-            last = getattr(block, 'conv3', block.conv2)
+            last = backbone.last_conv(block)
             norm = block.norm3 if hasattr(block, 'conv3') else block.norm2
             folded = isinstance(norm, nn.Identity) and not plugin_names(block, 3)
             if backbone.source == 'residual' and folded and is_product(last):

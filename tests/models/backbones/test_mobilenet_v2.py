@@ -107,9 +107,9 @@ def test_real_weights_classify_photographs(tmp_path: Path) -> None:
     data = REPO.parent / 'shared/data'
     if not (data / 'mobilenet_v2_imagenet.npz').is_file():
         pytest.skip('needs the weights in ../shared/data')
-    script = runpy.run_path(str(REPO / 'projects/frozen_units/make_mobilenet_v2.py'))
+    script = runpy.run_path(str(REPO / 'projects/evidence/make_weights.py'))
     with np.load(data / 'mobilenet_v2_imagenet.npz') as archive:
-        weights = script['plain_weights'](archive)
+        weights = script['mobilenet_v2'](archive)
     torch.save(dict(state_dict=weights), tmp_path / 'plain.pth')
     labels = (data / 'mobilenet_v2_labels.txt').read_text().splitlines()
     expected = dict(cat='Egyptian cat', dragonfly='dragonfly', hot_dog='hotdog')

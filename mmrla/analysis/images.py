@@ -1,57 +1,23 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""A trained network, and a picture as the network gets it."""
+"""Images from files, and an image as a network gets it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List
 
 import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DefaultScope
 from torch import Tensor
 
-from ..checkpoints.verify import build
-from ..engine.checkpoint_io import load_foreign
-from ..engine.checks import check_checkpoint, check_complete
-from ..engine.config import leaf_datasets, load_config, type_name
-from ..engine.errors import config_errors
+from ..engine.config import leaf_datasets, type_name
+from ..engine.layout import default_scope
 from ..errors import UserError
 from .networks import input_shape
 
-__all__ = ['Picture', 'load_network', 'prepare', 'read_image']
-
-
-def load_network(
-    config: str, checkpoint: str, options: Optional[Dict[str, Any]] = None
-) -> Tuple[Config, Any]:
-    """A config and its network with the weights of a checkpoint, in eval mode.
-
-    The network's ``dataset_meta`` says what its classes are, if the checkpoint does.
-
-    Args:
-        config: Path of the config.
-        checkpoint: Path of the checkpoint.
-        options: Settings of ``--cfg-options``.
-
-    Raises:
-        UserError: If one is missing, or they do not belong together.
-    """
-    cfg = load_config(config, options)
-    check_complete(cfg, ['model'])
-    check_checkpoint(checkpoint, 'checkpoint', 'tools/train.py makes one')
-    weights = load_foreign(checkpoint)
-    if not isinstance(weights, dict) or 'state_dict' not in weights:
-        raise UserError(f"checkpoint {checkpoint} has no 'state_dict'")
-    with config_errors(config):
-        model: Any = build(weights, checkpoint, cfg)
-    meta = weights.get('meta')
-    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    # As upstream's inferencers have it.
-    model.dataset_meta = found if isinstance(found, dict) else {}
-    return cfg, model
+__all__ = ['Picture', 'prepare', 'read_image']
 
 
 @dataclass(frozen=True)
@@ -109,7 +75,7 @@ def prepare(cfg: Config, model: Any, image: np.ndarray) -> Picture:
     ]
     shape = image.shape[:2]
     item = dict(img=image, img_id=0, img_path='', img_shape=shape, ori_shape=shape)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         batch = pseudo_collate([Compose(steps)(item)])
         shown = batch['inputs'][0].permute(1, 2, 0).numpy()
         data = model.data_preprocessor(batch, False)
