@@ -2,7 +2,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Classify images with a converted or trained checkpoint.
 
-python demo/classify_image.py rla-resnet50.pth cat.jpg photos/ --out-dir classified
+python demo/classify_image.py resnet50_rla_2283.pth.tar cat.jpg photos/ --out-dir out
 """
 
 import argparse

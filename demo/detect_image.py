@@ -2,7 +2,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Detect (and, with Mask R-CNN, segment) objects in images.
 
-python demo/detect_image.py mask-rcnn_rla-r50.pth street.jpg photos/ --out-dir found
+python demo/detect_image.py faster_rcnn_r50rla_fpn_1x_coco_388.pth a.jpg photos/
 """
 
 import argparse
@@ -42,21 +42,24 @@ def main(argv: Optional[List[str]] = None) -> None:
         device=args.device,
         show_progress=False,
     )
-    results = inferencer(
-        files,
-        batch_size=args.batch_size,
-        pred_score_thr=args.score_thr,
-        out_dir=args.out_dir,
-        no_save_pred=not args.out_dir,
-    )
     classes = inferencer.model.dataset_meta['classes']
-    for file, result in zip(files, results['predictions']):
-        found = [
-            f'{classes[label]} {score:.2f}'
-            for label, score in zip(result['labels'], result['scores'])
-            if score >= args.score_thr
-        ]
-        print(f'{file}: {", ".join(found) or "nothing found"}')
+    # Batch by batch, so that lines come as images are done.
+    for start in range(0, len(files), args.batch_size):
+        batch = files[start : start + args.batch_size]
+        results = inferencer(
+            batch,
+            batch_size=args.batch_size,
+            pred_score_thr=args.score_thr,
+            out_dir=args.out_dir,
+            no_save_pred=not args.out_dir,
+        )
+        for file, result in zip(batch, results['predictions']):
+            found = [
+                f'{classes[label]} {score:.2f}'
+                for label, score in zip(result['labels'], result['scores'])
+                if score >= args.score_thr
+            ]
+            print(f'{file}: {", ".join(found) or "nothing found"}', flush=True)
 
 
 if __name__ == '__main__':

