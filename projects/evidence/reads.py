@@ -15,6 +15,8 @@ import argparse
 import copy
 import json
 import math
+import re
+import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -32,8 +34,6 @@ from mmrla.errors import UserError
 from projects.evidence.run import Line, read_lines
 
 HERE = Path(__file__).resolve().parent
-#: What is done to a trained network before it is tested.
-VARIANTS: Dict[str, Callable[[nn.Module], None]] = {}
 
 
 def as_trained(backbone: nn.Module) -> None:
@@ -61,7 +61,10 @@ def reset_state(backbone: nn.Module) -> None:
         unit.register_forward_pre_hook(zero_state)
 
 
-VARIANTS.update(trained=as_trained, no_reads=without_reads, reset=reset_state)
+#: What is done to a trained network before it is tested.
+VARIANTS: Dict[str, Callable[[nn.Module], None]] = dict(
+    trained=as_trained, no_reads=without_reads, reset=reset_state
+)
 
 
 def build(cfg: Config, checkpoint: Path) -> Runner:
@@ -94,8 +97,22 @@ def ratios(runner: Runner) -> List[Tuple[str, int, float]]:
     return [(*where, round(float(np.mean(v)), 4)) for where, v in sums.items()]
 
 
+def key_of(work_dir: Path) -> Line:
+    """Config, recipe and seed of a folder of run.py.
+
+    Raises:
+        UserError: If it is none.
+    """
+    name = re.fullmatch(
+        r'(.+)-([0-9a-f]{8})/seed([0-9]+)', '/'.join(work_dir.parts[-2:])
+    )
+    if name is None:
+        raise UserError(f'{work_dir} is no folder CONFIG-RECIPE/seedN of run.py')
+    return dict(config=name[1], recipe=name[2], seed=int(name[3]))
+
+
 def analyse(work_dir: Path) -> Line:
-    """The line of a run of run.py.
+    """What a run's line has besides :func:`key_of`.
 
     Raises:
         UserError: If it has no checkpoint, or no hidden state.
@@ -105,18 +122,18 @@ def analyse(work_dir: Path) -> Line:
     if checkpoint is None or not configs:
         raise UserError(f'{work_dir} has no checkpoint with its config')
     cfg = Config.fromfile(configs[-1])
-    cfg.update(load_from=None, resume=False, work_dir=str(work_dir / 'reads'))
-    cfg.model.backbone.init_cfg = None
     if not cfg.model.backbone.get('rla_channels'):
         raise UserError(f'{configs[-1]} has no hidden state')
-    config, _, recipe = work_dir.parent.name.rpartition('-')
-    line: Line = dict(config=config, recipe=recipe, seed=cfg.randomness.seed)
-    for name, change in VARIANTS.items():
-        runner = build(cfg, checkpoint)
-        change(runner.model.backbone)
-        scores = runner.test()
-        line[name] = {k: round(float(v), 4) for k, v in scores.items()}
-    line['ratios'] = ratios(build(cfg, checkpoint))
+    line: Line = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.update(load_from=None, resume=False, work_dir=folder)
+        cfg.model.backbone.init_cfg = None
+        for name, change in VARIANTS.items():
+            runner = build(cfg, checkpoint)
+            change(runner.model.backbone)
+            scores = runner.test()
+            line[name] = {k: round(float(v), 4) for k, v in scores.items()}
+        line['ratios'] = ratios(build(cfg, checkpoint))
     return line
 
 
@@ -149,7 +166,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument('--figure', type=Path, default=HERE / 'figures/reads')
     args = parser.parse_args(argv)
     for work_dir in args.work_dirs:
-        line = analyse(work_dir)
+        key = key_of(work_dir.resolve())
+        if any(key.items() <= line.items() for line in read_lines(args.out)):
+            continue
+        line = {**key, **analyse(work_dir)}
         with args.out.open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
     lines = read_lines(args.out)

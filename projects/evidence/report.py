@@ -165,8 +165,32 @@ def _conditions(lines: Sequence[Line]) -> str:
     )
 
 
-def report(lines: Sequence[Line]) -> str:
-    """The tables in Markdown."""
+def reads_table(lines: Sequence[Line]) -> str:
+    """Scores of trained networks whose reads or states are taken away.
+
+    Args:
+        lines: Of reads.py.
+    """
+    rows = []
+    for name in sorted({line['config'] for line in lines}):
+        score = SCORES[name.partition('_')[0]][0]
+        own = [line for line in lines if line['config'] == name]
+        cells = [
+            _spread([score.offset + score.factor * x[variant][score.key] for x in own])
+            for variant in ('trained', 'no_reads', 'reset')
+        ]
+        rows.append([name, score.label, str(len(own)), *cells])
+    head = ['Network', 'Score', 'Seeds', 'As trained', 'Reads zero', 'State reset']
+    return table(head, rows, words=2)
+
+
+def report(lines: Sequence[Line], reads: Sequence[Line] = ()) -> str:
+    """The tables in Markdown.
+
+    Args:
+        lines: Of run.py.
+        reads: Of reads.py.
+    """
     parts: List[str] = []
     compared: List[List[str]] = []
     p_values: List[float] = []
@@ -209,6 +233,8 @@ def report(lines: Sequence[Line]) -> str:
         head += ['95% interval', 'p', 'p (Holm)']
         parts += ['### Differences to the plain network\n']
         parts += [table(head, compared, words=3)]
+    if reads:
+        parts += ['### What the hidden state carries\n', reads_table(reads)]
     return '\n'.join(parts) or 'No run is recorded yet.\n'
 
 
@@ -217,9 +243,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--results', type=Path, default=HERE / 'results.jsonl')
+    parser.add_argument('--reads', type=Path, default=HERE / 'reads.jsonl')
     parser.add_argument('--page', type=Path, default=HERE / 'README.md')
     args = parser.parse_args(argv)
-    text = report(read_lines(args.results))
+    text = report(read_lines(args.results), read_lines(args.reads))
     args.page.write_text(filled(args.page, {MARKS: text}), encoding='utf-8')
 
 

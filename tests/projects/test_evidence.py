@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from mmrla.errors import UserError
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))  # projects is no part of the package
 
-from projects.evidence import make_weights, reads, report, run  # noqa: E402
+from projects.evidence import make_weights, reads, report, run, same_start  # noqa: E402
 
 RUN = REPO / 'projects/evidence/run.py'
 RESULTS = REPO / 'projects/evidence/results.jsonl'
@@ -85,6 +86,10 @@ def test_report():
     row = f'| resnet20 | rla | Error | 2 | {minus}1.5 | {minus}7.9 to +4.9 |'
     assert f'{row} 0.205 | 0.205 |' in text
     assert 'No run' in report.report([])
+    scores = [{'accuracy/top1': value} for value in (80.0, 78.0, 79.5)]
+    variants = dict(zip(('trained', 'no_reads', 'reset'), scores))
+    text = report.report(LINES, [dict(config='resnet20_rla', **variants)])
+    assert '| resnet20_rla | Error | 1 | 20.0 | 22.0 | 20.5 |' in text
     with pytest.raises(UserError, match='resnet20_rla has lines with the recipes r, s'):
         report.report([*LINES, {**LINES[2], 'recipe': 's', 'seed': 7}])
 
@@ -145,8 +150,32 @@ def test_configs_of_an_experiment_differ_in_their_networks_only(experiment):
     for path in run.find_configs([experiment]):
         content = Config.fromfile(path).to_dict()
         assert content.pop('model')
+        content.pop('weights', None)  # which stand in the model
         rest.add(json.dumps(content, sort_keys=True, default=str))
     assert len(rest) == 1
+
+
+@pytest.mark.parametrize('detector', ['retinanet', 'faster-rcnn'])
+def test_neck_and_heads_of_a_seed_start_alike(detector):
+    def start(kind, seed, at=0):
+        model, _ = _model(f'{detector}_{kind}')
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        runner = SimpleNamespace(model=model, seed=seed, iter=at, cfg={})
+        same_start.SameStartHook().before_train(runner)
+        after = model.state_dict()
+        moved = {k for k in after if not torch.equal(before[k], after[k])}
+        rest = {k: v for k, v in after.items() if not k.startswith('backbone.')}
+        return rest, moved
+
+    (plain, moved), (rla, _), (other, _) = (
+        start(*args) for args in (('plain', 3), ('rla', 3), ('plain', 4))
+    )
+    assert moved
+    assert not any(name.startswith('backbone.') for name in moved)
+    assert all(torch.equal(rla[name], value) for name, value in plain.items())
+    weights = [name for name in plain if name.endswith('weight')]
+    assert not any(torch.equal(other[name], plain[name]) for name in weights)
+    assert not start('rla', 3, at=5)[1]  # a run that goes on
 
 
 def test_wide_and_eca_start_as_the_plain_network():
@@ -261,6 +290,23 @@ def test_a_killed_run_goes_on_and_a_whole_one_is_not_repeated(
     assert 'resumed epoch: ' in log
     assert _start(config, tmp_path).communicate(timeout=200)[0] == ''
     assert len(run.read_lines(tmp_path / 'out.jsonl')) == 1
+
+    # What the trained network does with its hidden state.
+    pytest.importorskip('matplotlib')
+    (work_dir,) = (tmp_path / 'work').glob('long_one-*/seed3')
+    out, figure = tmp_path / 'reads.jsonl', tmp_path / 'figure'
+    for _ in range(2):
+        reads.main([str(work_dir), '--out', str(out), '--figure', str(figure)])
+    (found,) = run.read_lines(out)
+    assert [found[key] for key in ('config', 'recipe', 'seed')] == [
+        line[key] for key in ('config', 'recipe', 'seed')
+    ]
+    assert found['trained']['accuracy/top1'] == line['scores']['accuracy/top1']
+    assert found['no_reads'].keys() == found['reset'].keys()
+    assert len(found['ratios']) == 16
+    assert found['ratios'][0] == ['layer1', 1, 0.0]  # h_0 is zero
+    assert all(ratio > 0 for *_, ratio in found['ratios'][1:])
+    assert figure.with_suffix('.svg').is_file()
 
 
 def test_unknown_names():
