@@ -18,6 +18,7 @@ from mmdet.registry import VISUALIZERS
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
+from mmrla.models.fused import switch_to_deploy
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -44,6 +45,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     use_safe_loading()
     config = network_config(args.checkpoint, args.config)
     model = init_detector(config, args.checkpoint, device=args.device)
+    model = switch_to_deploy(model, only_rla=True)
     visualizer = VISUALIZERS.build(model.cfg.visualizer)
     visualizer.dataset_meta = model.dataset_meta
     writer = cv2.VideoWriter(

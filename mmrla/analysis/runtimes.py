@@ -10,6 +10,7 @@ import os.path as osp
 import tempfile
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -73,19 +74,17 @@ def quantise(content: bytes, batches: Sequence[np.ndarray]) -> bytes:
     tool = _module('onnxruntime.quantization')
     it = iter(batches)
 
-    class Reader(tool.CalibrationDataReader):  # type: ignore[name-defined, misc]
+    class Reader(tool.CalibrationDataReader):  # type: ignore[name-defined]
         def get_next(self) -> Any:
             batch = next(it, None)
             return None if batch is None else {'images': batch}
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = (osp.join(folder, name) for name in ('float', 'int8'))
-        with open(source, 'wb') as file:
-            file.write(content)
+        Path(source).write_bytes(content)
         tool.shape_inference.quant_pre_process(source, source)
         tool.quantize_static(source, target, Reader(), per_channel=True)
-        with open(target, 'rb') as file:
-            return file.read()
+        return Path(target).read_bytes()
 
 
 def _onnxruntime(content: bytes, threads: int, profile: str = '') -> Any:

@@ -67,6 +67,7 @@ def test_ratios_are_to_the_first_network(
     assert second.kernels > first.kernels > 100
     # Interleaved, each in turn first.
     assert [step is order[0] for step in order] == [True, False, False, True] * 2
+    assert second.memory_ratio is not None
     assert 1 < second.memory_ratio < 2
     assert first.memory_ratio == 1
     assert 'aten::tanh' in set(second.profile) - set(first.profile)
@@ -88,6 +89,7 @@ def test_peak_memory(mode: str) -> None:
         peak, _, _ = benchmark._profile(step, model, Form(mode=mode))
     weight, y = 4_000_000, 2_000_000
     # Backward: the tanh's output, its gradient, and the weight's gradient.
+    assert peak is not None
     expected = {'inference': weight + 2 * y, 'train': 2 * weight + 2 * y + weight}
     assert expected[mode] <= peak < expected[mode] + 100_000
 
@@ -119,6 +121,8 @@ def test_the_fused_form_needs_less_memory() -> None:
         compare(cfgs, Form(mode='train', batch_size=2, form=form), 1, 1)[0]
         for form in ('default', 'fused')
     )
+    assert fused.memory is not None
+    assert default.memory is not None
     assert fused.memory < 0.9 * default.memory
 
 
