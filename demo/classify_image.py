@@ -13,6 +13,7 @@ from mmpretrain import ImageClassificationInferencer
 
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
+from mmrla.models.fused import switch_to_deploy
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -36,6 +37,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         pretrained=checkpoint,
         device=args.device,
     )
+    inferencer.model = switch_to_deploy(inferencer.model, only_rla=True)
     results = inferencer(files, batch_size=args.batch_size, show_dir=args.out_dir)
     for file, result in zip(files, results):
         label = result.get('pred_class', result['pred_label'])

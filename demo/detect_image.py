@@ -13,6 +13,7 @@ from mmdet.apis import DetInferencer
 
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
+from mmrla.models.fused import switch_to_deploy
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -42,6 +43,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         device=args.device,
         show_progress=False,
     )
+    inferencer.model = switch_to_deploy(inferencer.model, only_rla=True)
     classes = inferencer.model.dataset_meta['classes']
     # Batch by batch, so that lines come as images are done.
     for start in range(0, len(files), args.batch_size):

@@ -20,6 +20,7 @@ from mmrla.analysis.plots import with_palette
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
+from mmrla.models.fused import switch_to_deploy
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -47,6 +48,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     use_safe_loading()
     config = network_config(checkpoint, args.config, 'detector')
     model = init_detector(config, checkpoint, device=args.device)
+    model = switch_to_deploy(model, only_rla=True)
     visualizer = VISUALIZERS.build(model.cfg.visualizer)
     visualizer.dataset_meta = with_palette(model.dataset_meta)
     writer = cv2.VideoWriter(

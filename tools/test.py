@@ -12,7 +12,7 @@ from mmengine.hooks import LoggerHook
 from mmengine.registry import METRICS
 
 from mmrla.analysis.plots import with_palette
-from mmrla.engine import StartHook, checks, config, data
+from mmrla.engine import DeployHook, StartHook, checks, config, data
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import leave_processes, set_up_processes
@@ -43,6 +43,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--tta',
         action='store_true',
         help="use test-time augmentation: the config's, else a horizontal flip",
+    )
+    parser.add_argument(
+        '--no-deploy',
+        action='store_true',
+        help='run RLA backbones as they train, not in the faster deployed form, '
+        'which gives the same numbers to rounding',
     )
     config.add_common_arguments(parser)
     return parser.parse_args(argv)
@@ -83,6 +89,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     hook = StartHook()
     hook.watch(runner.model)
     runner.register_hook(hook)
+    if not args.no_deploy:
+        runner.register_hook(DeployHook())
     if not is_main_process():
         # It writes the file of the metrics in every process, one over the other.
         runner.hooks[:] = [h for h in runner.hooks if not isinstance(h, LoggerHook)]

@@ -1,12 +1,13 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What the tools share: hooks, safe files, process set-up, checks of input."""
 
-from .fused_hook import FusedTrainingHook
+from .fused_hook import DeployHook, FusedTrainingHook
 from .hooks import SafeCheckpointHook, StepSeedHook
 from .layer_decay import LayerDecayConstructor
 from .start import StartHook
 
 __all__ = [
+    'DeployHook',
     'FusedTrainingHook',
     'LayerDecayConstructor',
     'SafeCheckpointHook',

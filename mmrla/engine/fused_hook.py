@@ -1,14 +1,17 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The fused training form by one line of a config."""
+"""The forms of mmrla.models.fused in a run: hooks that switch them on."""
 
-from typing import Any
+from typing import Any, Optional
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
-from ..models.fused import switch_to_fused_training
+from ..models.fused import switch_to_deploy, switch_to_fused_training
+from ..models.fused.deploy import rla_backbones
 
 
 @HOOKS.register_module()
@@ -35,3 +38,45 @@ class FusedTrainingHook(Hook):
                 'FusedTrainingHook: no backbone of the model has a fused form, which '
                 'RLA-ResNets and RLA-MobileNetV2 have; leave out the hook'
             )
+
+
+class DeployHook(Hook):
+    """Test with RLA backbones in the deployed form: same numbers to rounding, faster.
+
+    The rest of the network stays as it is, and so does the runner's model itself: a
+    copy of it is tested. Where something sees the inside of a backbone, or the run
+    compiles its model, nothing changes; the log says which.
+    """
+
+    #: After hooks that change weights for the test (EMA).
+    priority = 'VERY_LOW'
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Switch the runner's model."""
+        model = runner.model
+        wrapper = model if isinstance(model, DistributedDataParallel) else None
+        model = model if wrapper is None else wrapper.module
+        if not rla_backbones(model):
+            return
+        reason = self._reason_against(runner, model)
+        if reason:
+            runner.logger.info(f'RLA backbones run as they are: {reason}')
+            return
+        runner.logger.info('RLA backbones run in their deployed form')
+        deployed = switch_to_deploy(model, only_rla=True)
+        if wrapper is None:
+            runner.model = deployed
+        else:
+            wrapper.module = deployed
+
+    @staticmethod
+    def _reason_against(runner: Any, model: Any) -> Optional[str]:
+        if runner.cfg.get('compile'):
+            return 'the config has compile'
+        if is_model_wrapper(model):
+            return f'the model is in a {type(model).__name__}'
+        for backbone in rla_backbones(model):
+            for name, module in backbone.named_modules():
+                if module._forward_hooks or module._forward_pre_hooks:
+                    return f'a hook is on {name or "the backbone"}'
+        return None

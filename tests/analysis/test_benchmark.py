@@ -70,6 +70,7 @@ def test_ratios_are_to_the_first_network(
     assert second.kernels > first.kernels > 100
     # Interleaved, each in turn first.
     assert [step is order[0] for step in order] == [True, False, False, True] * 2
+    assert second.memory_ratio is not None
     assert 1 < second.memory_ratio < 2
     assert first.memory_ratio == 1
     assert 'aten::tanh' in set(second.profile) - set(first.profile)
@@ -123,8 +124,8 @@ def test_the_fused_form_needs_less_memory() -> None:
         compare(cfgs, Form(mode='train', batch_size=2, form=form), 1, 1)[0]
         for form in ('default', 'fused')
     )
-    assert fused.memory
-    assert default.memory
+    assert fused.memory is not None
+    assert default.memory is not None
     assert fused.memory < 0.9 * default.memory
 
 

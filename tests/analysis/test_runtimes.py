@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmrla.analysis.benchmark import Form, compare
-from mmrla.analysis.runtimes import RUNTIMES, export, open_session, profile
+from mmrla.analysis.runtimes import RUNTIMES, export, open_session, profile, quantise
 from mmrla.errors import UserError
 from mmrla.models import RLAResNet
 from mmrla.models.fused import switch_to_deploy
@@ -52,6 +52,23 @@ def test_compare(runtime: str) -> None:
     first, second = compare(cfgs, form, rounds=3, warmup=1)
     assert first.ratio == 1 < second.kernels / first.kernels < 3
     assert first.memory is None is second.memory_ratio
+
+
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_int8(runtime: str) -> None:
+    """Of a deployed network: near float32, with operators of int8."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip(runtime)
+    torch.manual_seed(0)
+    model = RLAResNet(depth=18, base_channels=8, stem_channels=8, rla_channels=4)
+    images = torch.randn(2, 3, 48, 64)
+    content = export(switch_to_deploy(model), images)
+    quantised = quantise(content, [images.numpy()])
+    assert len(quantised) < 0.5 * len(content)
+    how = images.numpy(), 1
+    expected = open_session(runtime, content, *how)()
+    for a, b in zip(open_session(runtime, quantised, *how)(), expected):
+        assert 0 < np.linalg.norm(a - b) < 0.2 * np.linalg.norm(b)
 
 
 def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

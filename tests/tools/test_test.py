@@ -40,6 +40,22 @@ def test_predictions_are_written(tested):
     assert predictions[0]['pred_instances']['bboxes'].shape[1] == 4
 
 
+def test_the_deployed_form_says_the_same(trained, tested, detector_config, tmp_path):
+    args = '--work-dir', tmp_path, '--no-deploy', '--out', tmp_path / 'out.pkl'
+    call('test', detector_config, trained / 'epoch_2.pth', *args)
+    assert metrics(tmp_path) == metrics(tested)
+    texts, predictions = [], []
+    for work_dir in (tested, tmp_path):
+        texts.append(sorted(work_dir.glob('2*/2*.log'))[-1].read_text())
+        with (work_dir / 'out.pkl').open('rb') as file:
+            predictions.append(pickle.load(file))
+    assert ['in their deployed form' in text for text in texts] == [True, False]
+    for one, other in zip(*predictions):
+        one, other = one['pred_instances'], other['pred_instances']
+        assert (one['labels'] == other['labels']).float().mean() > 0.9
+        torch.testing.assert_close(one['scores'], other['scores'], rtol=0, atol=1e-4)
+
+
 def test_images_are_painted(tested):
     assert len(list(tested.glob('2*/shown/*.png'))) == 5
 

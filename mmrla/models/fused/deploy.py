@@ -18,7 +18,7 @@ activations, which runtimes (ONNX Runtime, OpenVINO) make one operator of:
 
 from collections import Counter
 from copy import deepcopy
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -229,7 +229,7 @@ def _fold_norms(model: nn.Module) -> None:
     In pre-activated networks norms come before their convs; heads with a norm for
     each level (``RetinaSepBNHead``) have several for one conv.
     """
-    owners: Counter[nn.Module] = Counter(
+    owners: Dict[nn.Module, int] = Counter(
         child
         for module in model.modules()
         for child in module.children()
@@ -239,7 +239,7 @@ def _fold_norms(model: nn.Module) -> None:
         module
         for module in model.modules()
         if isinstance(module, _PRE_ACTIVATED)
-        or any(owners[child] > 1 for child in module.children())
+        or any(owners.get(child, 0) > 1 for child in module.children())
     ]
     if model in kept:
         return
