@@ -36,11 +36,9 @@ DATA = Path('data/digit_scenes')  # as in the config
 BATCH_SIZE = 4  # of all processes together
 # What the demo promises for its own settings.
 EXPECTED = {'coco/bbox_mAP': 0.70, 'coco/segm_mAP': 0.55}
-# What the terminal shows of a tool's log: where it stands, and the COCO tables.
-PROGRESS = re.compile(
-    r'Epoch\(\w+\)\s+\[.*\](?=\s)|\b(?:eta|loss|coco/\w+_mAP): \S+'
-    r'|Average (?:Precision|Recall) .*'
-)
+# What the terminal shows of a tool's log: where it stands; COCO's tables of a test.
+PROGRESS = r'Epoch\(\w+\)\s+\[.*\](?=\s)|\b(?:eta|loss|coco/\w+_mAP): \S+'
+TABLE = r'Average (?:Precision|Recall) .*'
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -67,8 +65,14 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_tool(log: Path, name: str, *arguments: Any) -> None:
-    """Run a program of this clone; its output goes to a file, its progress is shown.
+def run_tool(log: Path, name: str, *arguments: Any, shown: str = PROGRESS) -> None:
+    """Run a program of this clone; its output goes to a file.
+
+    Args:
+        log: The file, to which is appended.
+        name: The program's path in the clone.
+        *arguments: Its arguments.
+        shown: Regular expression of what is shown of its output as well.
 
     Raises:
         UserError: It fails; its last line is in the message.
@@ -91,7 +95,7 @@ def run_tool(log: Path, name: str, *arguments: Any) -> None:
             for text in process.stdout:
                 file.write(text)
                 line = text.strip() or line
-                found = PROGRESS.findall(text)
+                found = re.findall(shown, text)
                 if found:
                     print('   ', *found)
         except BaseException:
@@ -161,6 +165,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         'tools/dist_test.sh',
         *(CONFIG, checkpoint, processes(), '--work-dir', work_dir / 'test'),
         *(['--cfg-options', *args.cfg_options] if args.cfg_options else []),
+        shown=TABLE,
     )
     # One folder, named by the time, for each test.
     results = max(p for p in work_dir.glob('test/*/*.json') if p.stem == p.parent.name)
