@@ -113,7 +113,7 @@ def logs(src, path):
 @pytest.mark.parametrize(
     'make, args, message',
     [
-        (nothing, [], 'no such file'),
+        (nothing, [], 'does not exist'),
         (cut, [], 'truncated'),
         (page, [], 'is truncated or no file of torch.save'),
         (logs, [], 'refused: loading it needs mmengine.logging'),
