@@ -70,7 +70,7 @@ fi
 tests=(-q -p no:cacheprovider tests/models/test_cuda.py)
 if [[ -n $dry ]]; then
     export MMRLA_CUDA_TESTS=cpu
-    step tests 600 "$PYTHON" -m pytest "${tests[@]}" -m 'not slow'
+    step tests 1800 "$PYTHON" -m pytest "${tests[@]}" -m 'not slow'
     bench inference-bf16 --set resnet50 --form deployed --precision bf16 --channels-last
     bench detector-retinanet --set retinanet --mode train
 else
