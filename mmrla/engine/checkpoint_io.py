@@ -7,6 +7,7 @@ import os
 import os.path as osp
 import pickle
 import re
+import warnings
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,9 @@ _HARMLESS: Dict[str, frozenset] = {
     'torch.nn.parameter': frozenset(['Parameter']),
 }
 _HARMLESS['numpy._core.multiarray'] = _HARMLESS['numpy.core.multiarray']
+#: How ``weights_only`` names what it refuses: in the words of torch 2.1, of 2.4 and
+#: newer, and of those for modules that it never allows.
+_UNSAFE = re.compile(r'nsupported (?:class|global: GLOBAL|GLOBAL) ([\w.]+)')
 _ALIASES = {'__builtin__': 'builtins'}
 
 
@@ -93,10 +97,6 @@ class _Inert:
     extend = add = update = append
 
 
-class _NotHarmless(Exception):
-    """Names what a file needs beyond tensors and plain data."""
-
-
 class _Unpickler(pickle.Unpickler):
     """Knows what is harmless, and makes everything else inert."""
 
@@ -105,26 +105,15 @@ class _Unpickler(pickle.Unpickler):
         is_dtype = isinstance(getattr(torch, name, None), torch.dtype)
         if name in _HARMLESS.get(module, ()) or (module == 'torch' and is_dtype):
             return super().find_class(module, name)
-        return self.other(module, name)
-
-    def other(self, module: str, name: str) -> Any:
         return _Inert
 
 
-class _StrictUnpickler(_Unpickler):
-    """Refuses everything else, for files that are to be written again."""
-
-    def other(self, module: str, name: str) -> Any:
-        raise _NotHarmless(f'{module}.{name}')
-
-
-def _pickle_module(unpickler: Any) -> SimpleNamespace:
-    """What ``torch.load`` takes for the pickle module."""
-    return SimpleNamespace(
-        Unpickler=unpickler,
-        load=lambda file, **kwargs: unpickler(file, **kwargs).load(),
-        __name__='harmless_pickle',
-    )
+#: What ``torch.load`` takes for the pickle module.
+_HARMLESS_PICKLE = SimpleNamespace(
+    Unpickler=_Unpickler,
+    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load(),
+    __name__='harmless_pickle',
+)
 
 
 def has_form(path: str) -> bool:
@@ -145,8 +134,9 @@ def load_foreign(
     Args:
         path: A file written by ``torch.save``.
         map_location: As for ``torch.load``. Defaults to 'cpu'.
-        strict: Whether a file with other objects is refused; otherwise inert ones
-            take their place. Defaults to False.
+        strict: Whether a file with other objects is refused (torch's
+            ``weights_only``); otherwise inert ones take their place. Defaults to
+            False.
 
     Raises:
         CheckpointError: The file is missing, truncated, no checkpoint, or refused.
@@ -155,26 +145,30 @@ def load_foreign(
     if not osp.isfile(path):
         kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
         raise CheckpointError(f'checkpoint {path} {kind}')
+    # An unpickler that calls nothing of the file's, or torch's own.
+    how: Dict[str, Any] = dict(weights_only=strict)
+    if not strict:
+        how['pickle_module'] = _HARMLESS_PICKLE
     try:
-        # With an unpickler that calls nothing of the file's.
-        return torch.load(  # nosec B614
-            path,
-            map_location=map_location,
-            pickle_module=_pickle_module(_StrictUnpickler if strict else _Unpickler),
-            weights_only=False,
-        )
+        with warnings.catch_warnings():
+            # torch 2.1 warns of a class that its own reader uses.
+            warnings.filterwarnings('ignore', 'TypedStorage is deprecated')
+            return torch.load(path, map_location=map_location, **how)  # nosec B614
     except (PermissionError, MemoryError):
         raise
-    except _NotHarmless as error:
-        raise CheckpointError(
-            f'checkpoint {path} refused: loading it needs {error}, which is more than '
-            'tensors and plain data and could run code; save its state dict alone'
-        ) from error
     except Exception as error:
         # What torch and pickle raise for other bytes is anything, OSError included.
+        text = one_line(error)
+        unsafe = _UNSAFE.search(text)
+        if unsafe:
+            raise CheckpointError(
+                f'checkpoint {path} refused: loading it needs {unsafe[1]}, which is '
+                'more than tensors and plain data and could run code; save its state '
+                'dict alone'
+            ) from error
         raise CheckpointError(
             f'checkpoint {path} is truncated or no file of torch.save: '
-            f'{one_line(error).split(". ")[0]}'
+            f'{text.split(". ")[0]}'
         ) from error
 
 
