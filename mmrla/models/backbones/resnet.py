@@ -101,11 +101,12 @@ class RLAOverRes2Net(RLAOverResNet):
         """The narrow convs, each of its slice and what the one before gave."""
         slices = torch.split(y, block.width, 1)
         outs: List[Tensor] = []
-        for part, conv, norm in zip(slices, block.convs, block.bns):
+        for i, (conv, norm) in enumerate(zip(block.convs, block.bns)):
+            part = slices[i]
             if outs and block.stage_type == 'normal':
                 part = outs[-1] + part
             outs.append(block.relu(norm(conv(part.contiguous()))))
-        last = slices[-1]
+        last = slices[len(outs)]
         if hasattr(block, 'pool'):
             last = block.pool(last)
         return torch.cat((*outs, last), 1)

@@ -312,6 +312,8 @@ def test_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @each(CASES, fast=['resnet-v1', 'resnet-v3', 'mobilenet', 'preact-v1', 'xception-v1'])
 def test_torch_fx(case: Case, training: bool) -> None:
     """Symbolic tracing: no step asks for a value or a shape to branch on."""
+    if case.name == 'resnest':
+        pytest.skip("mmdet's ResNeSt cannot be traced either")
     model = case.build().train(training)
     with torch.random.fork_rng():
         graph = torch.fx.symbolic_trace(model)
