@@ -40,7 +40,7 @@ def mobilenet_v2(arrays: Mapping[str, np.ndarray]) -> Dict[str, Tensor]:
 
     for i, (conv, norm) in enumerate(zip(convs, norms)):
         conv.weight.data.copy_(weight(i).reshape(conv.weight.shape))
-        norm.state_dict()['running_var'].fill_(1 - norm.eps)
+        nn.init.constant_(norm.get_buffer('running_var'), 1 - norm.eps)
         norm.bias.data.copy_(torch.from_numpy(arrays[f'{i:02d}.bias']))
     last = len(convs)
     named = {f'backbone.{name}': v for name, v in backbone.state_dict().items()}

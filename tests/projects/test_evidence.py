@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -34,21 +33,24 @@ RESULTS = REPO / 'projects/evidence/results.jsonl'
 
 
 def test_differences_are_paired_by_seed():
-    found: Any = report.difference(
+    found = report.difference(
         {0: 43.0, 1: 44.0, 2: 48.0, 9: 1.0}, {2: 44.0, 1: 42.0, 0: 40.0}
     )
     # 3, 2, 4: mean 3, standard error 1 / sqrt(3); t of two degrees is 4.302653 at
     # 97.5%, and its p of sqrt(27) is 0.035099.
     half = 4.302653 / math.sqrt(3)
+    assert found is not None
     assert (found.pairs, found.mean) == (3, 3.0)
     assert found.low == pytest.approx(3 - half, abs=1e-5)
     assert found.high == pytest.approx(3 + half, abs=1e-5)
     assert found.p == pytest.approx(0.035099, abs=1e-6)
     assert report.difference({0: 1.0}, {1: 1.0}) is None
-    one: Any = report.difference({0: 1.0}, {0: 0.5})
+    one = report.difference({0: 1.0}, {0: 0.5})
+    same = report.difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
+    assert one is not None
+    assert same is not None
     assert (one.pairs, one.mean) == (1, 0.5)
     assert math.isnan(one.p)
-    same: Any = report.difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
     assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
 
 
@@ -183,11 +185,10 @@ def test_wide_and_eca_start_as_the_plain_network():
     plain, _ = _model('resnet20_plain')
     for module in plain.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for name, values in module.state_dict().items():
-                if name == 'running_var':
-                    torch.nn.init.uniform_(values, 0.5, 2)
-                elif values.is_floating_point():
-                    torch.nn.init.normal_(values)
+            for values in (module.weight, module.bias):
+                torch.nn.init.normal_(values)
+            torch.nn.init.normal_(module.get_buffer('running_mean'))
+            torch.nn.init.uniform_(module.get_buffer('running_var'), 0.5, 2)
     weights = {f'module.{k}': v for k, v in plain.backbone.state_dict().items()}
     wide, _ = _model('resnet20_wide')
     grown = make_weights.widened(weights, 8)
