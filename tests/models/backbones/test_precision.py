@@ -144,10 +144,14 @@ def test_compiled_as_one_graph(case: Case) -> None:
     assert_compiled_equals_eager(case, backend='eager')
 
 
-# Not Xception: what inductor makes of a strided 1x1 conv beside a pooled branch
-# corrupts the heap in the backward pass, in a network of torch's own modules too.
+# Not Xception and pre-activated bottlenecks: what inductor makes of a strided 1x1 conv
+# beside a pooled branch corrupts the heap in the backward pass, in a network of torch's
+# own modules too.
+_CRASHING = ('xception-v1', 'preact-v1')
 INDUCTOR = [
-    case for case in FAMILIES if case.name in FAST and case.name != 'xception-v1'
+    case
+    for case in FAMILIES
+    if case.name == 'preact-basic' or (case.name in FAST and case.name not in _CRASHING)
 ]
 
 
