@@ -148,7 +148,7 @@ def draw(lines: Sequence[Line]) -> Any:
         for heights in own:
             ax.plot(blocks, heights, color='0.7', linewidth=0.8)
         ax.plot(blocks, np.mean(own, axis=0), **plots.line_style(i))
-        ax.set_title(f'{name} ({len(own)} seeds)', fontsize=10)
+        ax.set_title(f'{name} (seeds: {len(own)})', fontsize=10)
         ax.set_xlabel('block')
         plots.whole_numbers(ax.xaxis)
     axes[0, 0].set_ylabel('rms of read / rms of conv(x)')
