@@ -31,9 +31,9 @@ from mmrla.engine.errors import one_line_errors  # noqa: E402
 from mmrla.engine.launch import environment_of  # noqa: E402
 from mmrla.errors import UserError  # noqa: E402
 
-CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r50-thin_fpn_1xb4-4e_digits.py'
+CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r50-thin_fpn_1xb8-8e_digits.py'
 DATA = Path('data/digit_scenes')  # as in the config
-BATCH_SIZE = 4  # of all processes together
+BATCH_SIZE = 8  # of all processes together
 # What the demo promises for its own settings.
 EXPECTED = {'coco/bbox_mAP': 0.70, 'coco/segm_mAP': 0.55}
 # What the terminal shows of a tool's log: where it stands; COCO's tables of a test.
