@@ -48,7 +48,7 @@ def test_new_detector(tmp_path: Path) -> None:
 def test_deployed_form() -> None:
     from mmrla.models import RLAResNet
 
-    block = _block('docs/performance.md', 'deploy')
+    block = _block('docs/performance.md', 'deployed =')
     scope = dict(model=RLAResNet(50, base_channels=8, rla_channels=4))
     exec(block, scope)
     x = torch.rand(1, 3, 64, 64)

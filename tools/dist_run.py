@@ -82,6 +82,8 @@ def main(argv: List[str]) -> None:
         fail(f'process {rank} (pid {failure.pid}) died of {name}; job stopped', 1)
     except SignalException as error:
         sys.exit(128 + error.sigval)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == '__main__':

@@ -75,7 +75,7 @@ def test_a_checkpoint_of_mmengine_is_read_without_its_objects(tmp_path, zipped):
 def test_strictly_other_objects_are_refused_by_name(tmp_path, zipped):
     path, witness = tmp_path / 'x.pth', tmp_path / 'run'
     for other, name in (
-        (Evil(witness), r'builtins?_*\.getattr'),
+        (Evil(witness), 'builtin.*getattr'),
         (Path(), 'pathlib.'),
     ):
         content = dict(state_dict=dict(a=torch.ones(1)), other=other)
