@@ -161,10 +161,11 @@ def load_foreign(
         text = one_line(error)
         unsafe = _UNSAFE.search(text)
         if unsafe:
+            module, _, name = unsafe[1].rpartition('.')
             raise CheckpointError(
-                f'checkpoint {path} refused: loading it needs {unsafe[1]}, which is '
-                'more than tensors and plain data and could run code; save its state '
-                'dict alone'
+                f'checkpoint {path} refused: loading it needs '
+                f'{_ALIASES.get(module, module)}.{name}, which is more than tensors '
+                'and plain data and could run code; save its state dict alone'
             ) from error
         raise CheckpointError(
             f'checkpoint {path} is truncated or no file of torch.save: '

@@ -74,10 +74,7 @@ def test_a_checkpoint_of_mmengine_is_read_without_its_objects(tmp_path, zipped):
 @pytest.mark.parametrize('zipped', [True, False])
 def test_strictly_other_objects_are_refused_by_name(tmp_path, zipped):
     path, witness = tmp_path / 'x.pth', tmp_path / 'run'
-    for other, name in (
-        (Evil(witness), 'builtin.*getattr'),
-        (Path(), 'pathlib.'),
-    ):
+    for other, name in ((Evil(witness), 'builtins.getattr'), (Path(), 'pathlib.')):
         content = dict(state_dict=dict(a=torch.ones(1)), other=other)
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(CheckpointError, match=f'x.pth refused: .* {name}'):
