@@ -9,6 +9,7 @@ import cv2
 import torch
 from mmengine.config import Config
 
+from mmrla.analysis.networks import is_detector, network_class
 from mmrla.checkpoints.convert import convert_once
 from mmrla.checkpoints.verify import carried_config
 from mmrla.engine.checkpoint_io import load_foreign
@@ -79,8 +80,7 @@ def network_config(
         cfg = load_config(config)
     else:
         cfg = carried_config(load_foreign(checkpoint), checkpoint)
-    # A classifier is a backbone, maybe a neck, and one head.
-    found = 'classifier' if 'head' in cfg.get('model', {}) else 'detector'
+    found = 'detector' if is_detector(network_class(cfg)) else 'classifier'
     if task not in (None, found):
         tool = dict(classifier='classify_image.py', detector='detect_image.py')[found]
         raise UserError(f'{config or checkpoint} is of a {found}: take demo/{tool}')

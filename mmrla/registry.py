@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Registries of this package.
+"""Registries of this package, and how a config finds the classes that it names.
 
 A bare ``type='RLAResNet'`` is found from every scope once ``mmrla`` is imported
 (``custom_imports``): MMEngine's root registry has the backbones over mmdet's
@@ -8,8 +8,9 @@ add the scoped name: ``type='mmrla.RLAResNet'`` makes MMEngine import this modul
 which imports the package, and means what the bare name does.
 """
 
-from typing import Optional, Type
+from typing import Any, ContextManager, Optional, Type
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -18,7 +19,15 @@ from mmengine.registry import (
 )
 from mmengine.registry import DefaultScope, Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS']
+__all__ = [
+    'DATASETS',
+    'HOOKS',
+    'MODELS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    'class_of',
+    'default_scope',
+    'type_name',
+]
 
 
 class _ModelRegistry(Registry):
@@ -42,3 +51,37 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mmrla.engine'],
 )
+
+
+def type_name(cfg: Any) -> str:
+    """The bare class name that a config (text or pure Python) builds."""
+    kind = cfg.get('type', '')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+    return name.rsplit('.', 1)[-1]
+
+
+def class_of(cfg: Any, registry: Registry, scope: Optional[str] = None) -> Any:
+    """The class that a config (text or pure Python) builds.
+
+    Args:
+        cfg: A config with a type.
+        registry: Where a name is looked up.
+        scope: Whose names come first; by default the scope that holds.
+
+    Returns:
+        The class, or None if there is none of that name.
+    """
+    kind = cfg.get('type')
+    if isinstance(kind, str):
+        with registry.switch_scope_and_registry(scope) as found:
+            return found.get(kind)
+    return kind
+
+
+def default_scope(cfg: Config) -> ContextManager[None]:
+    """The registry scope that MMEngine's runner gives a config.
+
+    ``default_scope=None``, as pure-Python configs have it, is no scope: modules of
+    mmdet and mmpretrain then look in their own registries.
+    """
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))

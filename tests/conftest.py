@@ -139,6 +139,29 @@ def tiny_folders(tmp_path_factory):
     return root
 
 
+#: Arguments with which mmdet's ResNets have parts beside those of a plain one.
+NEW_PARTS: Dict[str, Dict[str, Any]] = {
+    'GCNet': dict(
+        plugins=[
+            dict(
+                cfg=dict(type='ContextBlock', ratio=1.0 / 4),
+                stages=(False, True, True, True),
+                position='after_conv3',
+            )
+        ]
+    ),
+    'DCN': dict(
+        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
+    ),
+    'DetectoRS': dict(
+        type='DetectoRS_ResNet',
+        sac=dict(type='SAC', use_deform=True),
+        stage_with_sac=(False, True, True, True),
+        conv_cfg=dict(type='ConvAWS'),
+    ),
+}
+
 DETECTOR = """
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',

@@ -18,8 +18,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..engine.config import type_name
 from ..models.fused import switch_to_deploy, switch_to_fused_training
+from ..registry import type_name
 from .networks import build, is_detector
 from .progress import Progress
 from .runtimes import export, open_session, profile, quantise

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from ..engine.layout import build_dataset
-from ..errors import UserError
 from . import plots
 from .images import prepare, read_image
 from .networks import is_detector
@@ -96,8 +95,6 @@ def examples_of(cfg: Config, count: int) -> List[Example]:
     Raises:
         UserError: If there is no such set, or its files are missing.
     """
-    if cfg.get('val_dataloader') is None:
-        raise UserError(f'{cfg.filename} has no val_dataloader')
     dataset = build_dataset(cfg, 'val')
     classes = dataset.metainfo['classes']
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
-from ..engine.config import leaf_datasets, type_name
-from ..engine.layout import default_scope
+from ..engine.data import leaf_datasets
 from ..errors import UserError
+from ..registry import default_scope, type_name
 from .networks import input_shape
 
 __all__ = ['Picture', 'prepare', 'read_image']

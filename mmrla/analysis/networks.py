@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from ..checkpoints.verify import network_of
 from ..engine.checkpoint_io import load_foreign
 from ..engine.checks import check_checkpoint, check_complete
-from ..engine.config import leaf_datasets, load_config, type_name
+from ..engine.config import load_config
+from ..engine.data import leaf_datasets
 from ..engine.errors import config_errors
-from ..engine.layout import default_scope
 from ..errors import UserError, one_line
 from ..models.rla import RLA
+from ..registry import class_of, default_scope, type_name
 from .complexity import Complexity, Cost, measure
 
 #: Where a classifier joins the last hidden state.
@@ -151,10 +152,8 @@ def network_class(cfg: Config) -> type:
         UserError: If there is no such class; the message names the config.
     """
     check_complete(cfg, ['model'])
-    kind = cfg.model.get('type')
-    if not isinstance(kind, type):
-        with default_scope(cfg), MODELS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
+    with default_scope(cfg):
+        kind = class_of(cfg.model, MODELS)
     if kind is None:
         raise UserError(
             f'{cfg.filename}: no model has the type {cfg.model.get("type")!r}'

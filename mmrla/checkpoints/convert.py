@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .. import zoo
@@ -21,6 +21,7 @@ from ..engine.checkpoint_io import (
 )
 from ..errors import UserError
 from ..models.wiring import decode
+from ..registry import default_scope
 from ..version import __version__
 from .names import to_ours, to_released
 from .released import (
@@ -241,7 +242,7 @@ def config_name(network: Network, detector: Optional[str] = None) -> str:
 
 def build_model(cfg: Config) -> nn.Module:
     """The network of a config, without its pretrained weights."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         return MODELS.build(cfg.model)
 
 

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..errors import UserError
+from ..registry import class_of
 from . import data
 from .checkpoint_io import has_form, is_local
 from .weights import pretrained_cfgs
@@ -185,10 +186,7 @@ def _argument(module: Any, name: str, scope: Optional[str]) -> Any:
     """What a module's config says for an argument, else its class."""
     if name in module:
         return module[name]
-    kind = module.get('type')
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
+    kind = class_of(module, MODELS, scope)
     for cls in inspect.getmro(kind) if inspect.isclass(kind) else ():
         init = vars(cls).get('__init__')
         parameters = inspect.signature(init).parameters if init else {}

@@ -22,11 +22,12 @@ from torch import nn
 
 from .. import compat, zoo
 from ..errors import UserError, one_line
+from ..registry import class_of, type_name
 from ..version import __version__
 from . import checks
 from .data import leaf_datasets
 from .errors import DEBUG, config_errors
-from .layout import explained, type_name
+from .layout import explained
 
 __all__ = [
     'DATALOADERS',
@@ -34,7 +35,6 @@ __all__ = [
     'add_cfg_options',
     'add_common_arguments',
     'build_runner',
-    'leaf_datasets',
     'library',
     'load_config',
     'name_and_folder',
@@ -46,7 +46,6 @@ __all__ = [
     'set_visualization',
     'set_work_dir',
     'show_in_log_dir',
-    'type_name',
     'use_log_dir',
 ]
 
@@ -201,10 +200,7 @@ def name_and_folder(option: str) -> Tuple[str, str]:
 
 def library(cfg: Config) -> str:
     """Whose model a config has: 'mmdet', 'mmpretrain', or its scope if neither's."""
-    kind = (cfg.get('model') or {}).get('type')
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            kind = registry.get(kind)
+    kind = class_of(cfg.get('model') or {}, MODELS, cfg.get('default_scope'))
     for base in getattr(kind, '__mro__', ()):
         package = base.__module__.partition('.')[0]
         if package in ('mmdet', 'mmpretrain'):

@@ -9,24 +9,23 @@ import inspect
 import os
 import os.path as osp
 from contextlib import contextmanager
-from typing import Any, ContextManager, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS, EVALUATOR, METRICS, DefaultScope
+from mmengine.registry import DATASETS, EVALUATOR, METRICS
 
 from ..errors import UserError
+from ..registry import class_of, default_scope, type_name
 from . import coco, data
 from .checkpoint_io import is_local
-from .checks import check_file
+from .checks import check_complete, check_file
 from .errors import config_errors
 
 __all__ = [
     'build_dataset',
     'build_evaluator',
-    'default_scope',
     'explained',
-    'type_name',
 ]
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
@@ -45,13 +44,6 @@ _CIFAR = {
 }
 
 
-def type_name(cfg: Any) -> str:
-    """The bare class name that a config (text or pure Python) builds."""
-    kind = cfg.get('type', '')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
-    return name.rsplit('.', 1)[-1]
-
-
 def _metrics(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
     """The metrics of an evaluator's config, also of one that pairs them with data."""
     if isinstance(cfg, (list, tuple)):
@@ -63,15 +55,6 @@ def _metrics(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
         yield key, cfg
 
 
-def default_scope(cfg: Config) -> ContextManager[None]:
-    """The registry scope that MMEngine's runner gives a config.
-
-    ``default_scope=None``, as pure-Python configs have it, is no scope: modules of
-    mmdet and mmpretrain then look in their own registries.
-    """
-    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-
-
 def build_dataset(cfg: Config, part: str) -> Any:
     """Build the data set of a part of a config.
 
@@ -80,8 +63,9 @@ def build_dataset(cfg: Config, part: str) -> Any:
         part (str): 'train', 'val' or 'test'.
 
     Raises:
-        UserError: The data set cannot be built, and why.
+        UserError: There is none, or it cannot be built, and why.
     """
+    check_complete(cfg, [f'{part}_dataloader'])
     with explained(cfg, [part]), config_errors(cfg.filename):
         with default_scope(cfg):
             dataset = DATASETS.build(cfg[f'{part}_dataloader'].dataset)
@@ -148,11 +132,12 @@ def _explain_dataset(cfg: Any, key: str) -> None:
     if not _is_downloaded(cfg) and is_local(root):
         _check_paths(cfg, key)
         kind = type_name(cfg)
+        is_coco = getattr(class_of(cfg, DATASETS), 'ANN_ID_UNIQUE', False)
         if kind in _CIFAR or kind.removesuffix('Folders') in _CIFAR:
             _check_cifar(cfg, kind, root, key)
         elif kind in ('ImageNet', 'CustomDataset'):
             _check_image_folder(cfg, kind, root, key)
-        elif getattr(_class_of(cfg), 'ANN_ID_UNIQUE', False) and cfg.get('ann_file'):
+        elif is_coco and cfg.get('ann_file'):
             _explain_annotations(osp.join(root, cfg['ann_file']), key, cfg)
     # What is left are filters that leave nothing, and data that may be the reason.
     whole = dict(cfg, filter_cfg=None, serialize_data=False, indices=None)
@@ -161,11 +146,15 @@ def _explain_dataset(cfg: Any, key: str) -> None:
 
 
 def _explain_annotations(path: str, key: str, cfg: Any) -> None:
-    args = cfg.get('backend_args')
-    if args is None:
+    _check_ann_file(path, key, cfg)
+    coco.check_annotations(coco.read(path, cfg.get('backend_args')), path)
+
+
+def _check_ann_file(path: str, key: str, cfg: Any) -> None:
+    """Refuse an annotation file that is not there; what lies elsewhere passes."""
+    if cfg.get('backend_args') is None:
         remedy = f'put it there or name another one with --cfg-options {key}.ann_file'
         check_file(path, 'annotation file', f'{remedy}=FILE')
-    coco.check_annotations(coco.read(path, args), path)
 
 
 def _check_paths(cfg: Any, key: str) -> None:
@@ -175,22 +164,13 @@ def _check_paths(cfg: Any, key: str) -> None:
             f'data root {root} does not exist; put the data there (a link will do) '
             f'or name its folder with --cfg-options {key}.data_root=FOLDER'
         )
-    if isinstance(ann_file, str) and ann_file and cfg.get('backend_args') is None:
-        remedy = f'put it there or name another one with --cfg-options {key}.ann_file'
-        check_file(osp.join(root, ann_file), 'annotation file', f'{remedy}=FILE')
-
-
-def _class_of(cfg: Any) -> Any:
-    kind = cfg.get('type')
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            return registry.get(kind)
-    return kind
+    if isinstance(ann_file, str) and ann_file:
+        _check_ann_file(osp.join(root, ann_file), key, cfg)
 
 
 def _is_downloaded(cfg: Any) -> bool:
     """Whether the dataset (CIFAR, MNIST, ...) gets its files by itself."""
-    kind = _class_of(cfg)
+    kind = class_of(cfg, DATASETS)
     if not inspect.isclass(kind):
         return False
     parameter = inspect.signature(kind).parameters.get('download')

@@ -28,7 +28,7 @@ import torch
 from mmengine.config import Config
 
 from mmrla.analysis.runs import read_run
-from mmrla.engine.config import leaf_datasets
+from mmrla.engine.data import leaf_datasets
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.launch import environment_of
 from mmrla.errors import UserError

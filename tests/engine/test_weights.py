@@ -19,6 +19,8 @@ from mmrla.engine.weights import (
 from mmrla.errors import UserError
 from mmrla.models import RLAResNet
 
+from ..conftest import NEW_PARTS
+
 
 class Net(nn.Module):
     """A backbone with a head, as detectors and classifiers have them."""
@@ -181,25 +183,7 @@ def test_depths_are_told_apart(tmp_path, no_init, file, network, message):
 
 #: Networks of which a part is new beside a plain ResNet's weights.
 PARTLY_NEW: Dict[str, Dict[str, Any]] = {
-    'GCNet': dict(
-        plugins=[
-            dict(
-                cfg=dict(type='ContextBlock', ratio=1.0 / 4),
-                stages=(False, True, True, True),
-                position='after_conv3',
-            )
-        ]
-    ),
-    'DCN': dict(
-        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
-        stage_with_dcn=(False, True, True, True),
-    ),
-    'DetectoRS': dict(
-        type='DetectoRS_ResNet',
-        sac=dict(type='SAC', use_deform=True),
-        stage_with_sac=(False, True, True, True),
-        conv_cfg=dict(type='ConvAWS'),
-    ),
+    **NEW_PARTS,
     'four channels': dict(in_channels=4),
     'C4 head': dict(type='mmdet.ResLayer', stage=3),
     'a part of the file': dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1)),

@@ -11,6 +11,7 @@ import torch
 
 from mmrla.models import RLAResNet
 
+from ..conftest import NEW_PARTS
 from .conftest import (
     TOOLS,
     call,
@@ -355,25 +356,7 @@ def test_an_interruption_is_one_line(tool, trained, detector_config, tmp_path):
 
 #: Networks of mmdet's own, a part of each new beside a plain ResNet's weights.
 UPSTREAM: Dict[str, Dict[str, Any]] = {
-    'GCNet': dict(
-        plugins=[
-            dict(
-                cfg=dict(type='ContextBlock', ratio=1.0 / 4),
-                stages=(False, True, True, True),
-                position='after_conv3',
-            )
-        ]
-    ),
-    'DCN': dict(
-        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False),
-        stage_with_dcn=(False, True, True, True),
-    ),
-    'DetectoRS': dict(
-        type='DetectoRS_ResNet',
-        sac=dict(type='SAC', use_deform=True),
-        stage_with_sac=(False, True, True, True),
-        conv_cfg=dict(type='ConvAWS'),
-    ),
+    **NEW_PARTS,
     'caffe': dict(style='caffe', norm_cfg=dict(type='BN', requires_grad=False)),
 }
 

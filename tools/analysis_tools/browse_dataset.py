@@ -16,9 +16,10 @@ from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 
 from mmrla.analysis import plots
-from mmrla.engine import checks, config, layout
+from mmrla.engine import checks, config, data, layout
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError
+from mmrla.registry import default_scope, type_name
 
 #: Side below which classified images are enlarged, so that the text can be read.
 _SMALL = 128
@@ -51,8 +52,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def is_bgr(cfg: Config, part: str) -> bool:
     """Whether the images are BGR: those that a pipeline loads are."""
-    for _, dataset in config.leaf_datasets(cfg[f'{part}_dataloader'].dataset, ''):
-        kinds = [config.type_name(t) for t in dataset.get('pipeline') or ()]
+    for _, dataset in data.leaf_datasets(cfg[f'{part}_dataloader'].dataset, ''):
+        kinds = [type_name(t) for t in dataset.get('pipeline') or ()]
         return any(kind.startswith('LoadImage') for kind in kinds)
     return True
 
@@ -96,7 +97,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = config.load_config(args.config, args.cfg_options)
     checks.check_complete(cfg, [f'{args.part}_dataloader', 'visualizer'])
     dataset = layout.build_dataset(cfg, args.part)
-    with config_errors(args.config), layout.default_scope(cfg):
+    with config_errors(args.config), default_scope(cfg):
         # Pictures go to files of their own, not to the backends of a training.
         visualizer = VISUALIZERS.build(
             dict(cfg.visualizer, name='browse', vis_backends=None)

@@ -24,13 +24,14 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
 from mmrla.analysis.runs import read_scalars
-from mmrla.engine import checks, config
+from mmrla.engine import checks, config, data
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.engine.layout import explained
 from mmrla.errors import UserError
+from mmrla.registry import default_scope
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 # Arguments of transforms that are sizes of images.
@@ -137,15 +138,15 @@ def lower(cfg: Config, args: argparse.Namespace) -> None:
     dataset = Path(cfg.filename).stem.rpartition('_')[2]
     loader = cfg.train_dataloader
     shrink_sizes(loader.dataset, args.scale)
-    for _, leaf in config.leaf_datasets(loader.dataset, ''):
+    for _, leaf in data.leaf_datasets(loader.dataset, ''):
         leaf.data_root = args.data.get(dataset, leaf.get('data_root'))
         if leaf.type == 'ImageNet':
             # Any class folders will do.
             folders = Path(leaf.data_root, leaf.split).glob('*/')
             leaf.metainfo = dict(classes=sorted(p.name for p in folders if p.is_dir()))
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with default_scope(cfg):
         with explained(cfg, ['train']), config_errors(cfg.filename):
-            for _, leaf in config.leaf_datasets(loader.dataset, ''):
+            for _, leaf in data.leaf_datasets(loader.dataset, ''):
                 total = len(DATASETS.build(leaf))
                 spread = np.linspace(0, total - 1, min(args.images, total))
                 leaf.indices = [int(i) for i in spread]

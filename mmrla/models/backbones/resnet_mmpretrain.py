@@ -20,7 +20,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.plugins import add_layer_plugins
+from ..layers.plugins import add_layer_plugins, plugin_names
 from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
 
 
@@ -58,9 +58,6 @@ class _WithPlugins(RLAOverResNet):
         kwargs['out_channels'] += extra
         kwargs['in_channels'] += extra if i else 0
         layer = super().make_res_layer(**kwargs)
-        for block in layer:
-            if hasattr(block, 'se_layer'):  # where a plugin stands
-                block.after_conv3_plugin_names = ['se_layer']
         widths = [block.out_channels for block in layer]
         add_layer_plugins(i, self.num_stages, layer, widths, self._plugins)
         return layer
@@ -101,13 +98,24 @@ class RLAResNeSt(RLAOverResNeSt, _WithPlugins, ResNeSt):
     """mmpretrain's ResNeSt with RLA."""
 
 
+class _SEBlocks(_WithPlugins):
+    """For blocks with an SE layer: it stands where a plugin stands, before others."""
+
+    def make_res_layer(self, **kwargs: Any) -> nn.Sequential:
+        """A stage of blocks, the SE layer among their plugins."""
+        layer = super().make_res_layer(**kwargs)
+        for block in layer:
+            block.after_conv3_plugin_names = ['se_layer', *plugin_names(block, 3)]
+        return layer
+
+
 @MODELS.register_module()
-class RLASEResNet(_WithPlugins, SEResNet):
+class RLASEResNet(_SEBlocks, SEResNet):
     """mmpretrain's SEResNet with RLA."""
 
 
 @MODELS.register_module()
-class RLASEResNeXt(_WithPlugins, SEResNeXt):
+class RLASEResNeXt(_SEBlocks, SEResNeXt):
     """mmpretrain's SEResNeXt with RLA."""
 
 
