@@ -28,14 +28,14 @@ val_evaluator = None
 test_dataloader = dict(num_workers=0, persistent_workers=False)
 test_evaluator = dict(type='Accuracy', topk=(1,))
 test_cfg = dict()
-train_cfg = dict(by_epoch=True, max_epochs=2)
+train_cfg = dict(by_epoch=True, max_epochs=4)
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4, nesterov=True)
 )
 param_scheduler = dict(
     type='OneCycleLR',
     eta_max=0.05,
-    total_steps=2,
+    total_steps=4,
     by_epoch=True,
     convert_to_iter_based=True,
 )
