@@ -1,11 +1,11 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 
-# Which stack: empty or default for requirements.txt in .venv, NAME for
+# The stack to use: empty or default is requirements.txt in .venv, NAME is
 # requirements/stacks/NAME.txt in .venv-NAME.
 STACK ?=
 STACKS := default $(patsubst requirements/stacks/%.txt,%,$(wildcard requirements/stacks/*.txt))
-# Which Python the environment is made with; empty: the first there is of those that
-# the stack's file names.
+# Python to make the environment with. Empty: the first installed one of those named
+# in the stack's file.
 PYTHON ?=
 # More arguments for pytest: make test ARGS='-k rla -x'
 ARGS ?=
@@ -20,7 +20,7 @@ export PYTHON
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint docs compatibility clean
 
-help: ## Show what there is to make
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
 	    while IFS='|' read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
 	@echo '  make TARGET STACK=NAME  with another stack: $(STACKS)'
@@ -49,7 +49,7 @@ docs: ## Build the documentation site in docs/_build/html, links checked
 	@.venv-docs/bin/python -m sphinx -W --keep-going -q -c docs . docs/_build/html
 	@echo docs/_build/html/docs/index.html
 
-compatibility: setup ## Show what the table of stacks has: versions, tests and demo of a stack
+compatibility: setup ## Run what the table of stacks reports: versions, tests, demo
 	@$(PY) -c 'from mmrla import compat; print(compat.describe())'
 	-@$(RUN_TESTS) -m 'not slow'
 	@$(RUN_DEMO) --fresh

@@ -7,13 +7,13 @@
 #
 #   STACK              default: requirements.txt into .venv,
 #                      NAME: requirements/stacks/NAME.txt into .venv-NAME
-#   PYTHON=PATH        which Python; default: the first there is of those that the
-#                      stack's file names
+#   PYTHON=PATH        Python to use; default: the first installed one of those
+#                      named in the stack's file
 #   MMCV_BASE_URL=URL  another site of mmcv wheels, as for mim
 #   MAX_JOBS=N         compilers at a time for mmcv; default: all cores
 #
-# Nothing is done where the environment works and was made for these requirement
-# files; where the files have changed, pip updates it; a broken one is made again.
+# An environment that works and matches the requirement files is left alone. If the
+# files changed, pip updates it; a broken one is rebuilt.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -53,7 +53,7 @@ find_python() {
         "install one, or name one: make PYTHON=/path/to/python"
 }
 
-# A package that lacks files, an mmcv for another torch or a moved folder show here.
+# This finds incomplete packages, an mmcv built for another torch, a moved folder.
 works() {
     local error
     error=$("$venv/bin/python" -I -W ignore -c '
@@ -79,7 +79,7 @@ compile_mmcv() {
         CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" "$@"
 }
 
-# All is asked for each time: pip is quick where it is there.
+# Everything is requested each time: pip is quick if it is already installed.
 install() {
     local pip=("$venv/bin/python" -m pip) mmcv=mmcv torch cuda site
     "${pip[@]}" install -c "$pins" -r requirements/build.txt || return

@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Times networks against each other in one process, rounds interleaved.
+"""Time networks against each other in one process, in interleaved rounds.
 
-On shared, noisy machines a single time means little. The ratio of two networks that
-are timed one after the other, in many rounds, is steady.
+On a shared, noisy machine a single time means little. The ratio of two networks
+timed in turn, over many rounds, is stable.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Form:
         batch_size: Images in a batch.
         shape: Height and width of the images.
         cpu_time: Whether to measure CPU time, summed over threads, instead of wall
-            time: steadier with one thread on a machine with other work.
+            time: more stable with one thread on a busy machine.
         runtime: 'torch', or one of :data:`mmrla.analysis.runtimes.RUNTIMES` for
             inference on the CPU of the network exported to ONNX: a classifier,
             or the backbone and neck of a detector. It gets torch's threads.
@@ -80,12 +80,12 @@ class Timing:
         images_per_second: Throughput at the median.
         ratio: Median of the round by round ratio to the first network.
         spread: 10th and 90th percentile of that ratio.
-        memory: Peak bytes of a step: tensors that it makes, weights, momentum;
+        memory: Peak bytes of a step: its tensors, the weights, momentum;
             None in another runtime.
         memory_ratio: Memory over the first network's.
         kernels: Operators (CPU) or kernels (GPU) that a step runs.
         profile: Seconds of a step by operator (CPU) or kernel (GPU), as the
-            profiler sees them; what a compiled network runs is not seen.
+            profiler sees them; compiled networks hide theirs.
     """
 
     name: str
@@ -224,7 +224,7 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
 
 
 def _cpu_peak(profile: torch.profiler.profile) -> int:
-    """Most bytes alive at a time of what was allocated under a profiler."""
+    """Peak of the bytes that were allocated under a profiler."""
     assert profile.profiler is not None
     assert profile.profiler.kineto_results is not None
     events: List[Any] = profile.profiler.kineto_results.events()
@@ -326,7 +326,7 @@ def compare(
     times: Dict[str, List[float]] = {name: [] for name in cfgs}
     names = list(cfgs)
     for i in Progress.over(range(rounds), rounds, 'rounds timed'):
-        # Each in turn begins the round: none is always the one after another.
+        # Rotate who starts, so that no network always follows the same one.
         for name in names[i % len(names) :] + names[: i % len(names)]:
             times[name].append(_timed(steps[name], form))
     first = np.array(times[names[0]])

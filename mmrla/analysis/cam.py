@@ -1,9 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Grad-CAM of classifiers and detectors, by the package grad-cam.
+"""Grad-CAM for classifiers and detectors, with the package grad-cam.
 
-A classifier is asked for a class, at the last norm of its backbone, as by
-mmpretrain's ``vis_cam``. A detector is asked for the scores of what it finds, at the
-last norm of each stage whose output its neck gets.
+For a classifier the target is a class and the layer is the last norm of the backbone,
+as in mmpretrain's ``vis_cam``. For a detector the target is the scores of the objects
+found and the layers are the last norms of the stages that feed the neck.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def explain(
     Args:
         model: A classifier or detector, in eval mode.
         picture: The picture, prepared for it.
-        category: The class to explain; the predicted one by default. Of a
-            detector the objects of this class; all by default.
+        category: The class to explain, by default the predicted one; for a
+            detector the class of the objects, by default all classes.
         layers: Names of modules; see :func:`target_layers`.
         min_score: Least score of a detector's objects. Defaults to 0.3.
 

@@ -1,9 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Parameters and FLOPs of a network, in decimal units and in the paper's.
 
-PyTorch's own counter sees every operator of a forward pass, functional calls
-included, and works on the meta device, where a pass takes no time. The rule of
-the paper's tables is added to it here:
+PyTorch's counter sees every operator of a forward pass, functional calls included,
+and works on the meta device, where a pass takes no time. This module adds the rule
+of the paper's tables:
 
 - multiply-adds of convolutions, linear layers and matrix products,
 - 2 for each element that a batch norm writes,
@@ -116,7 +116,7 @@ def _mean(
     out_shape: Tuple[int, ...] = (),
     **kwargs: Any,
 ) -> int:
-    # Only the global pooling of a map; other means are no layers of a network.
+    # Only global pooling of a map: other means are not layers.
     if len(x) != 4 or sorted(d % 4 for d in dims or ()) != [2, 3]:
         return 0
     return prod(out_shape) * (x[2] * x[3] + 1)
@@ -127,7 +127,7 @@ aten = torch.ops.aten
 _NORMS: Dict[Any, Callable[..., int]] = dict.fromkeys(
     (
         aten.native_batch_norm,
-        # What newer versions of torch take it apart into
+        # Newer versions of torch decompose it into these.
         aten._native_batch_norm_legit,
         aten._native_batch_norm_legit_no_training,
     ),
@@ -148,18 +148,18 @@ class _Recorder:
         self._counter = counter
         self._no_pools_in = no_pools_in
         self._seen = Cost()
-        # The modules that are running: name, and those that contain it.
+        # Modules that are running: the name, and those that contain it.
         self._stack: List[Tuple[str, Set[str]]] = [('', {''})]
 
     def _totals(self) -> Cost:
         counts: Dict[Any, int] = dict(self._counter.get_flop_counts().get('Global', {}))
         norms = sum(counts.pop(op, 0) for op in _NORMS)
         pools = sum(counts.pop(op, 0) for op in _POOLS)
-        # The counter takes a multiply-add for two operations.
+        # The counter counts a multiply-add as two operations.
         return Cost(sum(counts.values()) // 2, norms, pools)
 
     def flush(self) -> None:
-        """Book what was computed since the last call."""
+        """Assign the operations since the last call to the running modules."""
         totals = self._totals()
         new, self._seen = totals - self._seen, totals
         if new == Cost():
@@ -205,9 +205,9 @@ def _attach(model: nn.Module, recorder: _Recorder) -> List[Any]:
 
 @contextmanager
 def _whole_zero_states(model: nn.Module) -> Iterator[None]:
-    """Make backbones begin with h_0 as a whole map.
+    """Let backbones start from h_0 as a full map.
 
-    A forward pass avoids the map, but the paper's figures count the reads of it.
+    A forward pass avoids the map, but the paper's figures count reading it.
     """
     backbones = [m for m in model.modules() if isinstance(m, RLA) and m.rla is not None]
 
@@ -224,10 +224,10 @@ def _whole_zero_states(model: nn.Module) -> Iterator[None]:
 
 
 def _pools_by_function(model: nn.Module) -> Set[str]:
-    """Modules whose poolings the paper's figures leave out.
+    """Modules whose poolings are missing from the paper's figures.
 
-    The authors' tool saw modules. Their MobileNetV2s average by a function
-    before the classifier; without it, the four rows of Table 3 agree.
+    The authors' tool counted modules, and their MobileNetV2s pool by a function
+    before the classifier. Without this pooling the four rows of Table 3 agree.
     """
     backbone = type(getattr(model, 'backbone', None)).__name__
     return {'neck'} if backbone in ('MobileNetV2', 'RLAMobileNetV2') else set()
@@ -255,7 +255,7 @@ def measure(model: nn.Module, inputs: Tensor, *args: Any, **kwargs: Any) -> Comp
     Args:
         model: The network; its mode is kept, so ``eval()`` it before.
         inputs: Images (1, C, H, W), on the model's device; the meta device does
-            for networks that branch on no values.
+            if the network does not branch on values.
         *args: Further arguments of the model's forward.
         **kwargs: Further arguments of the model's forward.
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Example images of a data set, with the predictions of networks."""
+"""Example images of a data set, with networks' predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Example:
 
     Attributes:
         image: RGB, uint8, (H, W, 3).
-        drawn: The same, with the objects that are there.
+        drawn: The same, with the annotated objects.
         truth: Its class, or the number of objects.
     """
 
@@ -114,7 +114,7 @@ def predict(
         min_score: Least score of objects. Defaults to 0.3.
 
     Returns:
-        The image, of a detector with the objects found, and a line of text.
+        The image (for a detector with the objects found) and a line of text.
     """
     picture = prepare(cfg, model, image)
     classes = model.dataset_meta.get('classes') or ()

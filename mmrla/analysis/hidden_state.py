@@ -1,7 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What a network writes to its hidden state, what stays there, what it reads.
+"""What a network writes to its hidden state, keeps there and reads from it.
 
-Recorded by hooks during one forward pass; the pass itself is the network's own.
+Hooks record it during one ordinary forward pass.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Update:
 
     Attributes:
         block: Index of the block in its stage, from 0.
-        written: C1 of what is summarised of the block, (1, k, H, W).
+        written: C1 of the block's output or residual, (1, k, H, W).
         before: The state before the step (at a stage's first block before
             pooling); h_0 is zeros of shape (1, k, 1, 1).
-        after: The state after it; of a ConvLSTM h and c side by side.
+        after: The state after it; for a ConvLSTM h and c, concatenated.
     """
 
     block: int
@@ -55,7 +55,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Reading:
-    """How much of a block's first mixing conv belongs to the hidden state.
+    """The hidden state's share in the conv that reads it.
 
     Attributes:
         block: Index of the block in its stage, from 0.
@@ -63,7 +63,7 @@ class Reading:
         weights: Share of h's weights in the squared norm of the conv's weights.
         output: Share of h's part in the squared norm of the conv's output, as
             norm(W_h h)^2 / (norm(W_h h)^2 + norm(W_x x)^2), for this image. 0
-            for h_0 = 0, also where a norm in the read makes a constant of it.
+            for h_0 = 0, even if a norm in the read turns it into a constant.
     """
 
     block: int
@@ -74,7 +74,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Stage:
-    """What was recorded of a stage.
+    """The record of one stage.
 
     Attributes:
         name: Name of its first layer in the backbone.
@@ -105,14 +105,14 @@ def _keep_update(stage: Stage) -> Callable[..., None]:
 
 def _keep_energy(energies: Dict[int, float], t: int) -> Callable[..., None]:
     def hook(module: Any, args: Tuple[Tensor], output: Tensor) -> None:
-        # What comes of zeros is the norm's bias, nothing of h or x.
+        # From zeros comes only the norm's bias, which is neither h nor x.
         energies[t] = _energy(output) if args[0].any() else 0.0
 
     return hook
 
 
 def _reading(stage: Stage, t: int, conv: Any, of_x: float, of_h: float) -> Reading:
-    """What block t reads, given the energies of both parts of its conv's output."""
+    """The reading of block t from the energies of both parts of the conv's output."""
     assert stage.unit.read is not None
     read = stage.unit.read[t]
     weight = last_conv(read).weight
@@ -132,15 +132,15 @@ def _removed(handles: List[Any]) -> Iterator[None]:
 
 
 def record(network: nn.Module, images: Tensor) -> List[Stage]:
-    """Run a backbone once and keep what passes through its hidden state.
+    """Run a backbone once and record its hidden state.
 
     Args:
         network: An RLA backbone, or a classifier or detector with one, in eval
             mode.
-        images: What the network's forward gets, (1, C, H, W).
+        images: Input of the network's forward, (1, C, H, W).
 
     Returns:
-        The stages that have an RLA unit.
+        The stages with an RLA unit.
 
     Raises:
         UserError: If the network has no hidden state.
@@ -221,15 +221,15 @@ def decompose(stage: Stage, linear: bool = True) -> List[Dict[int, Tensor]]:
 
     Args:
         stage: A recorded stage.
-        linear: Whether BN_t and tanh are ignored, as in Eq. 12: what block s
-            wrote is then in h_t as C3^(t-s+1) C1 y_s (for the integrations v2,
-            v4 and v6 C3^(t-s) C1 y_s). Otherwise they are replaced by their
-            derivatives at this image, which every cell has.
+        linear: Whether to ignore BN_t and tanh, as Eq. 12 does: block s then
+            contributes C3^(t-s+1) C1 y_s to h_t (C3^(t-s) C1 y_s for the
+            integrations v2, v4 and v6). Otherwise both are replaced by their
+            derivatives at this image, which works for every cell.
 
     Returns:
         For each block t the parts of h_t, (1, k, H, W), by the block s that
-        wrote them; -1 is what the stage before left. With ``linear`` they would
-        add up to h_t if there were no BN_t and tanh.
+        wrote them; -1 is the part of the stage before. With ``linear`` they
+        would add up to h_t without BN_t and tanh.
 
     Raises:
         ValueError: If ``linear`` and the cell is an LSTM or a GRU.
@@ -241,15 +241,15 @@ def decompose(stage: Stage, linear: bool = True) -> List[Dict[int, Tensor]]:
 
 
 def survival(parts: Sequence[Dict[int, Tensor]]) -> List[float]:
-    """How much of what is written is left by lag.
+    """How much of what blocks write is left after a lag.
 
     Args:
         parts: From :func:`decompose`.
 
     Returns:
-        For lag 0, 1, ... the norm of what a block wrote in the state so many
-        blocks later, over its norm in the state right after the block: the mean
-        over the blocks that are followed by so many others.
+        For lag 0, 1, ... the norm of a block's part in the state that many blocks
+        later, divided by its norm right after the block; the mean over the
+        blocks that have that many successors.
     """
     norms = [{s: _energy(p) ** 0.5 for s, p in at.items()} for at in parts]
     means = []
@@ -271,7 +271,7 @@ def _rms(x: Tensor) -> float:
 
 
 def norm_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
-    """Head and rows: root mean squares of what is written and of the state."""
+    """Head and rows: root mean squares of C1 y_t and of the state."""
     head = ('stage', 'block', 'rms_written', 'rms_state')
     rows = [
         (stage.name, u.block + 1, _rms(u.written), _rms(stage.unit.hidden(u.after)))
@@ -282,7 +282,7 @@ def norm_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
 
 
 def lag_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
-    """Head and rows: what survives by lag; '' where there is no power of C3."""
+    """Head and rows: what survives a lag; '' for cells without powers of C3."""
     head = ('stage', 'lag', 'powers_of_c3', 'at_this_image')
     rows: List[tuple] = []
     for stage in stages:
@@ -295,7 +295,7 @@ def lag_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
 
 
 def reading_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
-    """Head and rows: the share of h in the convs that read it."""
+    """Head and rows: the share of h in each conv that reads it."""
     head = ('stage', 'block', 'channels', 'weights', 'output')
     rows = [
         (stage.name, r.block + 1, r.channels, r.weights, r.output)
@@ -305,7 +305,7 @@ def reading_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]
     return head, rows
 
 
-#: Maps in a row of a figure; of longer stages some blocks are left out.
+#: Most maps in a row of a figure; longer stages skip some blocks.
 _MAPS = 12
 
 
@@ -321,7 +321,7 @@ def _map(stage: Stage, update: Update) -> np.ndarray:
 
 
 def map_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
-    """Head and rows: the values of the maps that :func:`draw_maps` shows."""
+    """Head and rows: the values of the maps of :func:`draw_maps`."""
     head = ('stage', 'block', 'row', 'column', 'rms_state')
     rows = [
         (stage.name, update.block + 1, *position, float(value))
@@ -333,10 +333,10 @@ def map_table(stages: Sequence[Stage]) -> Tuple[Tuple[str, ...], List[tuple]]:
 
 
 def draw_maps(stages: Sequence[Stage], image: np.ndarray) -> Any:
-    """The state after each block, a row for each stage, the picture first.
+    """Draw the picture and the state after each block, one row per stage.
 
-    A map is the root mean square over the channels; dark is zero, the lightest
-    colour the largest value of its stage.
+    A map is the root mean square over the channels, from dark (0) to the lightest
+    colour (the largest value in its stage).
 
     Args:
         stages: The recorded stages.
@@ -364,7 +364,7 @@ def draw_maps(stages: Sequence[Stage], image: np.ndarray) -> Any:
 def _along_depth(
     stages: Sequence[Stage], series: Dict[str, List[List[float]]], ylabel: str
 ) -> Any:
-    """Lines over all blocks in a row, the stages beside each other."""
+    """Lines over the blocks of all stages, side by side."""
     figure, axes = plots.add_figure(1, 1, (7.5, 3.8))
     ax = axes[0, 0]
     lengths = [len(values) for values in next(iter(series.values()))]
@@ -393,7 +393,7 @@ def _along_depth(
 
 
 def draw_norms(stages: Sequence[Stage]) -> Any:
-    """What each block writes, and the state after it."""
+    """Draw what each block writes, and the state after it."""
     return _along_depth(
         stages,
         {
@@ -409,7 +409,7 @@ def draw_norms(stages: Sequence[Stage]) -> Any:
 
 
 def draw_reading(stages: Sequence[Stage]) -> Any:
-    """The share of h in the convs that read it."""
+    """Draw the share of h in each conv that reads it."""
     return _along_depth(
         stages,
         {
@@ -425,7 +425,7 @@ def draw_reading(stages: Sequence[Stage]) -> Any:
 
 
 def draw_lags(rows: Sequence[tuple]) -> Any:
-    """What survives by lag, a line for each stage.
+    """Draw what survives a lag, one line per stage.
 
     Args:
         rows: Those of :func:`lag_table`.

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Images from files, and an image as a network gets it."""
+"""Images from files, and their preparation for a network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Picture:
 
     Attributes:
         image: RGB, uint8, (H, W, 3): resized and cropped, not yet normalised.
-        inputs: What the network's forward gets, (1, C, H', W').
-        data_samples: What goes with it.
+        inputs: Input of the network's forward, (1, C, H', W').
+        data_samples: The samples that belong to it.
     """
 
     image: np.ndarray
@@ -36,7 +36,7 @@ class Picture:
 
 
 def read_image(path: str) -> np.ndarray:
-    """RGB, uint8, (H, W, 3).
+    """Read an image file as RGB, uint8, (H, W, 3).
 
     Raises:
         UserError: If the file is missing or no image.
@@ -56,8 +56,8 @@ def prepare(cfg: Config, model: Any, image: np.ndarray) -> Picture:
     Args:
         cfg: The config.
         model: Its network.
-        image: RGB, uint8, (H, W, 3). For data sets that read no image files
-            (CIFAR) it is resized to their images' size.
+        image: RGB, uint8, (H, W, 3). It is resized to the data set's image size
+            if that does not read image files (CIFAR).
     """
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if loader is None:

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Markdown tables, and pages with generated parts."""
+"""Markdown tables and pages with generated parts."""
 
 from pathlib import Path
 from typing import Mapping, Sequence, Tuple
@@ -15,15 +15,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) ->
     Args:
         head: Names of the columns.
         rows: Their cells.
-        words: Columns of words, the first ones; numbers in the others are
-            aligned at the right. Defaults to 1.
+        words: Number of leading columns with words; the others are aligned to the
+            right. Defaults to 1.
     """
     marks = ['---'] * words + ['---:'] * (len(head) - words)
     return ''.join(f'| {" | ".join(row)} |\n' for row in (head, marks, *rows))
 
 
 def filled(path: Path, parts: Mapping[Tuple[str, str], str], what: str = 'part') -> str:
-    """A page with its generated parts.
+    """Fill in a page's generated parts.
 
     Args:
         path: The page.

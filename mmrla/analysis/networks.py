@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Build, load and count the network of a config."""
+"""Build, load and count a config's network."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ..models.rla import RLA
 from ..registry import class_of, default_scope, type_name
 from .complexity import Complexity, Cost, measure
 
-#: Where a classifier joins the last hidden state.
+#: The place where a classifier joins the last hidden state.
 AFTER = 'after the stages'
 
 
 @dataclass(frozen=True)
 class Share:
-    """The RLA part of a stage: what the plain network does not have.
+    """The RLA part of a stage, which the plain network does not have.
 
     Attributes:
         where: Name of the stage's unit, or :data:`AFTER`.
-        unit: Parameters and cost of the RLA unit; after the stages, of norm
-            and activation of the last state.
+        unit: Parameters and cost of the RLA unit; after the stages, of the last
+            state's norm and activation.
         reading: Parameters and cost of reading the hidden state: the reads of
             blocks, the classifier's columns for h.
     """
@@ -76,9 +76,9 @@ class Analysis:
 
 
 def input_shape(cfg: Config) -> Tuple[int, int]:
-    """Height and width of the images that a config tests with.
+    """Height and width of a config's test images.
 
-    The last crop or resize of the test pipeline decides; 224x224 without one.
+    Taken from the last crop or resize of the test pipeline; 224x224 without one.
     A detector's ``scale`` is (long side, short side): the image is landscape.
 
     Args:
@@ -86,7 +86,7 @@ def input_shape(cfg: Config) -> Tuple[int, int]:
     """
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     for _, dataset in leaf_datasets(loader.get('dataset'), 'dataset'):
-        # CIFAR's images are neither cropped nor resized.
+        # CIFAR images are neither cropped nor resized.
         side = 32 if type_name(dataset).startswith('CIFAR') else 224
         size: Union[int, Sequence[int]] = side
         for transform in dataset.get('pipeline') or ():
@@ -120,7 +120,7 @@ def load_network(
 ) -> Tuple[Config, Any]:
     """A config and its network with the weights of a checkpoint, in eval mode.
 
-    The network's ``dataset_meta`` is the checkpoint's, empty if that has none.
+    The network's ``dataset_meta`` comes from the checkpoint; empty if it has none.
 
     Args:
         config: Path of the config.
@@ -185,10 +185,10 @@ def _data_samples(shape: Tuple[int, int]) -> List[Any]:
 
 
 def _fix_proposals(model: Any, shape: Tuple[int, int]) -> Optional[int]:
-    """Let a two-stage detector see as many proposals as it tests with.
+    """Give a two-stage detector the number of proposals it tests with.
 
-    How many an untrained RPN finds is chance, and the RoI head's cost is
-    proportional to it.
+    An untrained RPN finds a random number, and the RoI head's cost is proportional
+    to it.
     """
     rpn_cfg = (getattr(model, 'test_cfg', None) or {}).get('rpn')
     if not getattr(model, 'with_rpn', False) or not rpn_cfg:
@@ -208,7 +208,7 @@ def _fix_proposals(model: Any, shape: Tuple[int, int]) -> Optional[int]:
 
 
 def _parts(model: nn.Module) -> List[str]:
-    """Top-level modules, the backbone's own ones in its place."""
+    """Top-level modules, with the backbone's children in place of the backbone."""
     parts = []
     for name, child in model.named_children():
         if name == 'backbone':
@@ -233,12 +233,12 @@ def _run(
 def _run_anywhere(
     cfg: Config, shape: Tuple[int, int], proposals: Optional[int]
 ) -> Complexity:
-    """Count on the meta device; on the CPU a network that looks at values."""
+    """Count on the meta device, or on the CPU if the network needs values."""
     if proposals is None:
         try:
             return _run(cfg, build(cfg), shape, 'meta')
         except Exception:  # nosec B110
-            pass  # an error of the network comes again
+            pass  # an error of the network itself is raised again below
     model = build(cfg)
     _fix_proposals(model, shape)
     try:
@@ -251,7 +251,7 @@ def _run_anywhere(
 
 
 def _shares(model: Any, complexity: Complexity) -> List[Share]:
-    """The cost of ``rla`` by stage, and of what a classifier reads of h."""
+    """The cost of ``rla`` by stage, and of the classifier's part for h."""
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, RLA) or backbone.rla is None:
         return []
@@ -274,7 +274,7 @@ def _shares(model: Any, complexity: Complexity) -> List[Share]:
     hidden = complexity.of('neck.hidden')
     k = getattr(getattr(model, 'head', None), 'rla_channels', 0)
     if hidden[1] != Cost() or k:
-        # The classifier's columns, and the pooling, for h.
+        # The classifier's columns and the pooling for h.
         head = model.head
         pooled = complexity.of('neck')[1].pool_ops * k // head.in_channels
         weights = k * head.num_classes

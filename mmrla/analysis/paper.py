@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Counts of parameters and FLOPs beside those that the paper's tables print."""
+"""Counts of parameters and FLOPs beside those of the paper's tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .networks import build, count
 #: Name of the published score in the metafiles.
 _ERROR = 'Top 1 Error (paper)'
 
-#: How far a CIFAR parameter count may be from the paper's.
+#: Tolerance of CIFAR parameter counts.
 CIFAR_TOLERANCE = 0.015
 
 AGREES, TWICE, OFF = 'agrees', 'rounded twice', 'OFF'
@@ -41,14 +41,14 @@ class Row:
 
     Attributes:
         model: The row's name in the paper.
-        params: Parameters as printed, with unit; with a sign what the row adds to
-            the row before.
+        params: Parameters as printed, with unit; a sign means that the row gives
+            the difference to the row before.
         flops: FLOPs as printed, likewise; '' if there are none.
         config: Its config, relative to the folder of configs; None for figures
-            that the paper cites from others.
-        note: What a reader should know.
-        unknown: Whether neither the paper nor the released code says what the
-            network is: its figures cannot be checked.
+            that the paper cites.
+        note: A remark for the reader.
+        unknown: Whether neither the paper nor the released code defines the
+            network, so that its figures cannot be checked.
     """
 
     model: str
@@ -126,7 +126,7 @@ def figure(
     """A count beside the paper's.
 
     Args:
-        paper: As printed, with unit and, for what is added, sign.
+        paper: As printed, with unit and, for a difference, sign.
         exact: The count, None if there is none.
         units: What 'M' and 'G' are.
         whole: The paper's figure for the whole network, in its unit, where
@@ -148,7 +148,7 @@ def figure(
 
 
 def _agreement(figure: Figure) -> str:
-    """How a figure of ImageNet compares in its last printed digit."""
+    """How an ImageNet figure compares in its last printed digit."""
     if figure.ours == figure.paper:
         return AGREES
     assert figure.exact is not None  # there is a count

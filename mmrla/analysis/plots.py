@@ -1,10 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""How this package's figures look and are saved.
+"""Style and files of this package's figures.
 
-Lines differ in colour (Okabe and Ito's palette, safe for the colour-blind), in
-lightness, in dashes and in markers, so that they can be told apart in grey. A
-figure is three files of one name: PNG, SVG, and CSV with its numbers. Objects in
-pictures have one colour for each class.
+Lines differ in colour (Okabe and Ito's palette, safe for colour-blind readers),
+lightness, dashes and markers, so they stay distinct in grey. Each figure is saved as
+PNG, SVG, and CSV with its numbers. Objects in pictures have one colour per class.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ __all__ = [
     'with_palette',
 ]
 
-#: Of maps: its lightness rises evenly, so that it reads in grey.
+#: For maps: lightness rises evenly, so it works in grey.
 CMAP = 'cividis'
-#: Of matrices: white is zero.
+#: For matrices: white is zero.
 GREYS = 'Greys'
 
 _COLOURS = ('#000000', '#D55E00', '#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9')
 _DASHES: Tuple[Any, ...] = ('-', (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
 _MARKERS = 'os^DvPX'
 _HATCHES = ('', '///', '...', 'xxx', '\\\\\\', '+++', 'ooo')
-#: Of classes, RGB: red, blue, green, orange, purple, cyan, pink, brown, navy, yellow.
+#: For classes, RGB: red, blue, green, orange, purple, cyan, pink, brown, navy, yellow.
 #: Distances in CIE L*a*b* are at least 58.
 _CLASS_COLOURS = (
     *((240, 15, 70), (30, 150, 230), (20, 150, 40), (255, 140, 0), (150, 35, 220)),
@@ -73,8 +72,8 @@ def class_colours(count: int) -> List[Tuple[int, int, int]]:
 def with_palette(meta: Mapping[str, Any]) -> Dict[str, Any]:
     """A data set's ``metainfo`` with a palette for upstream's visualizers.
 
-    A palette with as many colours as there are classes is kept. ``CocoDataset`` has
-    COCO's 80 colours for whatever classes; the first ones are two reds.
+    A palette with one colour per class is kept. ``CocoDataset`` has COCO's 80 colours
+    whatever its classes; the first two are both red.
     """
     count = len(meta.get('classes') or ())
     if len(meta.get('palette') or ()) == count:
@@ -135,7 +134,7 @@ def add_figure(
 
 
 def whole_numbers(axis: Any) -> None:
-    """Ticks at integers only.
+    """Put ticks at integers only.
 
     Args:
         axis: An x or y axis of matplotlib.
@@ -148,7 +147,7 @@ def whole_numbers(axis: Any) -> None:
 
 
 def log_scale(axis: Any) -> None:
-    """A logarithmic axis with a few plain numbers, however little or much it spans.
+    """Make an axis logarithmic, with a few plain numbers for any span.
 
     Args:
         axis: An x or y axis of matplotlib.
@@ -162,7 +161,7 @@ def log_scale(axis: Any) -> None:
     )
 
     class Ticks(LogLocator):
-        """The coarsest ticks of which at least four are in sight."""
+        """The coarsest ticks of which at least four are visible."""
 
         def tick_values(self, vmin: Any, vmax: Any) -> Any:
             for locator in (
@@ -185,10 +184,10 @@ def log_scale(axis: Any) -> None:
 
 
 def widen(ax: Any, share: float = 0.2) -> None:
-    """Let a y axis span at least a share of its largest value.
+    """Make a y axis span at least a share of its largest value.
 
-    Matplotlib fills the height with whatever difference there is, so that 0.530 and
-    0.532 look far apart.
+    Matplotlib fills the height with any difference, so 0.530 and 0.532 would look far
+    apart.
 
     Args:
         ax: Axes of matplotlib, drawn.

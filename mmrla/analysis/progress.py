@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Progress that one line of a terminal shows, or a few lines of a log."""
+"""Progress on one line of a terminal, or in a few lines of a log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ __all__ = ['Progress']
 
 
 class Progress:
-    """Count steps on stderr.
+    """Show progress on stderr.
 
-    A terminal shows them in one line. A file or pipe gets a whole line after each
-    tenth of the steps at most.
+    On a terminal the line is rewritten. A file or pipe gets at most ten lines.
 
     Args:
         total: Number of steps.
@@ -24,7 +23,7 @@ class Progress:
         self.total, self.name, self.done = total, name, 0
 
     def update(self, steps: int = 1) -> None:
-        """Count some steps that are done."""
+        """Report finished steps."""
         before, self.done = self.done, self.done + steps
         text = f'{self.done} of {self.total} {self.name}'
         last = self.done >= self.total
@@ -36,7 +35,7 @@ class Progress:
 
     @classmethod
     def over(cls, items: Iterable[Any], total: int, name: str) -> Iterator[Any]:
-        """Give the items one by one, and count them."""
+        """Iterate over items and report each."""
         progress = cls(total, name)
         for item in items:
             yield item

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Read the work_dirs of trainings and tests, and draw their curves."""
+"""Read work_dirs of trainings and tests, and draw their curves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 #: Columns of :func:`curves_table`.
 CURVES_HEAD = ('run', 'scalar', 'step', 'value')
-#: Drawn by default, and named first.
+#: Drawn by default, and listed first.
 _MAIN = ('coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1')
 #: Logged beside the metrics.
 _NO_METRICS = ('data_time', 'time', 'step', 'epoch', 'iter', 'memory', 'lr')
@@ -41,10 +41,10 @@ class Run:
     """A work_dir.
 
     Attributes:
-        name: Its name, unique among runs that are compared.
+        name: Its name, unique among the compared runs.
         work_dir: The folder.
-        config: The config that it was run with; None if there is none.
-        scalars: What was logged, oldest first.
+        config: The config of the run; None if there is none.
+        scalars: The logged values, oldest first.
         tests: Results of the newest test, by metric.
     """
 
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def validations(self) -> Dict[str, Dict[int, float]]:
-        """Each metric of the validation by epoch (or iteration)."""
+        """Each validation metric by epoch (or iteration)."""
         keys: Dict[str, None] = {}
         for record in self.scalars:
             if 'iter' not in record and 'loss' not in record:
@@ -65,8 +65,8 @@ class Run:
 
     @property
     def config_name(self) -> str:
-        """The name of the config's file, '-' if there is none."""
-        # MMEngine keeps it in the work_dir, and the config of each session besides.
+        """Name of the config's file, '-' if there is none."""
+        # MMEngine keeps it in the work_dir, beside the config of each session.
         named = sorted(self.work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
         path = named[-1] if named else self.config
         return path.name if path else '-'
@@ -77,7 +77,7 @@ class Run:
         for template in ('epoch_{}.pth', 'iter_{}.pth'):
             path = newest_whole(folder, folder, template)
             if path is not None:
-                # A work_dir that was moved names its checkpoint where it was.
+                # A moved work_dir still names the old place.
                 here = self.work_dir / Path(path).name
                 return here if here.is_file() else Path(path)
         return None
@@ -88,7 +88,7 @@ def _is_metric(key: str, record: Mapping[str, Any]) -> bool:
 
 
 def read_scalars(work_dir: Path) -> List[Dict[str, Any]]:
-    """What MMEngine has logged in all sessions of a training, oldest first."""
+    """The values that MMEngine logged in all sessions of a training, oldest first."""
     records = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
@@ -100,7 +100,7 @@ def read_scalars(work_dir: Path) -> List[Dict[str, Any]]:
 
 
 def by_step(records: Sequence[Mapping[str, Any]], key: str) -> Dict[int, float]:
-    """One logged value by iteration or epoch; of repeated ones the last."""
+    """A logged value by iteration or epoch; the last one wins."""
     values = {r['step']: float(r[key]) for r in records if key in r}
     return dict(sorted(values.items()))
 
@@ -145,7 +145,7 @@ def read_run(work_dir: Path, name: Optional[str] = None) -> Run:
 
 
 def read_runs(work_dirs: Sequence[Path]) -> List[Run]:
-    """Read several work_dirs; those with the same folder name get more of it.
+    """Read several work_dirs; equal folder names are extended by their parents.
 
     Raises:
         UserError: If one is no work_dir, or the same as another.
@@ -170,7 +170,7 @@ def read_runs(work_dirs: Sequence[Path]) -> List[Run]:
 
 
 def smooth(values: Sequence[float], window: int = 9) -> np.ndarray:
-    """Mean over a centred window, which narrows towards both ends."""
+    """Mean over a centred window that narrows towards both ends."""
     series = np.asarray(values, dtype=float)
     half = window // 2
     return np.array(
@@ -183,9 +183,9 @@ def smooth(values: Sequence[float], window: int = 9) -> np.ndarray:
 
 
 def curve_keys(runs: Sequence[Run]) -> List[str]:
-    """What curves are drawn of: the loss and the main metrics.
+    """Names of the curves to draw: the loss and the main metrics.
 
-    A run without one of the metrics that are usual here gives its first one.
+    A run without any of the usual metrics contributes its first one.
     """
     keys: Dict[str, None] = {}
     if any('loss' in record for run in runs for record in run.scalars):
@@ -207,9 +207,9 @@ def curves_table(runs: Sequence[Run], keys: Sequence[str]) -> List[Tuple[Any, ..
 
 
 def draw_curves(runs: Sequence[Run], keys: Sequence[str], columns: int = 3) -> Any:
-    """Curves of several runs, a panel for each scalar.
+    """Draw curves of several runs, one panel per scalar.
 
-    What is logged in training is drawn pale, and smoothed over nine entries.
+    Training values are drawn pale, with a mean over nine entries on top.
 
     Args:
         runs: The runs.

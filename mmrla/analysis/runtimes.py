@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Networks exported to ONNX, in ONNX Runtime or OpenVINO, on the CPU."""
+"""Export networks to ONNX and run them in ONNX Runtime or OpenVINO on the CPU."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Figure 2: norms of DenseNet's shared 1x1 convs, and the fit of a decay to them."""
+"""Figure 2: norms of DenseNet's shared 1x1 convs, with a fitted decay."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ExponentialFit:
 
     Attributes:
         scale: Its value at n = 0.
-        rate: What it decays by.
-        r_squared: Share of the variance that it explains.
+        rate: Rate of its decay.
+        r_squared: Share of the variance explained.
     """
 
     scale: float
@@ -46,7 +46,7 @@ def fit_exponential(n: ArrayLike, values: ArrayLike) -> Optional[ExponentialFit]
         values: Norms, above 0.
 
     Returns:
-        The fit; None for fewer than three points, which say nothing about one.
+        The fit; None for fewer than three points.
 
     Raises:
         UserError: If SciPy is not installed.
@@ -138,7 +138,7 @@ def draw(
         ax.set_xlabel(axis[name])
         plots.whole_numbers(ax.xaxis)
         ax.legend(frameon=False, fontsize=9)
-    # Of all panels, when all are drawn.
+    # For all panels, once all are drawn.
     axes[0, 0].set_ylim(0, 1.08 * max(n.max() for s in curves.values() for n in s))
     axes[0, 0].set_ylabel(f'L{p:g} norm of the shared 1x1 weights')
     return figure
