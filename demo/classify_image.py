@@ -17,7 +17,7 @@ from mmrla.models.fused import switch_to_deploy
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the example."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument('--batch-size', type=int, default=1)
@@ -27,7 +27,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Classify."""
+    """Classify the images and print or draw the results."""
     args = parse_args(argv)
     files = image_files(args.images)
     checkpoint = ready_checkpoint(args.checkpoint)

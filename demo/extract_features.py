@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Features of images: the stage outputs of the backbone, and the pooled vector.
+"""Save features of images: the backbone's stage outputs and the pooled vector.
 
 python demo/extract_features.py rla-resnet50.pth cat.jpg photos/ --out-dir features
 
-For each image a file NAME.npz: stage0, stage1, ... (C, H, W), of a classifier also
-hidden, the last hidden state (k, H, W), and vector, what its classifier reads.
+Writes NAME.npz for each image: stage0, stage1, ... (C, H, W); for a classifier also
+hidden, the last hidden state (k, H, W), and vector, the input of its last layer.
 """
 
 import argparse

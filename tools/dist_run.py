@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Start the processes of a tool on this machine: torchrun, with short errors.
+"""Start a tool's processes on this machine with torchrun, with short errors.
 
     dist_run.py PROCESSES SCRIPT [ARGS]
 
-Called by dist_train.sh and dist_test.sh. The environment has NNODES (machines,
-default 1), NODE_RANK (number of this one, default 0), MASTER_ADDR (the first one,
-default 127.0.0.1) and PORT (default 29500; on one machine any that is free).
+Called by dist_train.sh and dist_test.sh. Environment: NNODES (machines, default 1),
+NODE_RANK (this machine's number, default 0), MASTER_ADDR (the first machine, default
+127.0.0.1) and PORT (default 29500; on one machine any free port).
 """
 
 import logging
@@ -20,25 +20,25 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-#: Signals that the failure of another process may bring.
+#: Signals that the failure of another process may cause.
 _OF_OTHERS = (signal.SIGTERM, signal.SIGABRT)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """End with one line."""
+    """Exit with one line."""
     print(f'{os.path.basename(sys.argv[0])}: error: {message}', file=sys.stderr)
     sys.exit(status)
 
 
 def number(name: str, text: str, least: int) -> int:
-    """An int that is not too small."""
+    """Parse an int with a lower bound."""
     if not text.isdecimal() or int(text) < least:
         fail(f'{name}={text!r} is not a whole number from {least} on')
     return int(text)
 
 
 def main(argv: List[str]) -> None:
-    """Run the processes; end as the first one that failed did."""
+    """Run the processes; exit like the first one that failed."""
     if len(argv) < 2:
         fail('usage: dist_run.py PROCESSES SCRIPT [ARGS]')
     processes = number('GPUS', argv[0], 1)
@@ -55,11 +55,11 @@ def main(argv: List[str]) -> None:
     meeting += [f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}']
     if nodes == 1 and 'PORT' not in os.environ:
         meeting = ['--standalone']  # at any port that is free
-    # torch's report of a failure is a page; what matters of it is said below.
+    # torch reports a failure on a page; the essentials are printed below.
     logging.disable(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            # Errors that they have in common are shown once (mmrla.engine.errors).
+            # Errors in all processes are shown once (mmrla.engine.errors).
             os.environ['MMRLA_SHARED_FOLDER'] = folder
             arguments = [*meeting, f'--nproc_per_node={processes}', *argv[1:]]
             run.run(run.parse_args(['--monitor_interval=1', *arguments]))
@@ -67,16 +67,16 @@ def main(argv: List[str]) -> None:
         text = ' '.join(str(error).split())
         fail(f'the processes cannot meet at PORT={port}: {text}; choose another')
     except ChildFailedError as error:
-        # A process that was killed takes others with it, which say only that. One
-        # that ended by itself is why torch terminates the others. Either may abort
-        # those that it leaves.
+        # A killed process takes others with it, which report only that. A process
+        # that exited by itself is why torch terminates the others. Either may make
+        # the remaining ones abort.
         failures = error.failures.items()
         ended = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
         killed = [(r, failure) for r, failure in failures if failure.exitcode < 0]
         first = [k for k in killed if -k[1].exitcode not in _OF_OTHERS]
         killed = first or ([] if ended else killed)
         if not killed:
-            sys.exit(ended[0])  # it has said why
+            sys.exit(ended[0])  # it has reported why
         rank, failure = killed[0]
         name = signal.Signals(-failure.exitcode).name
         fail(f'process {rank} (pid {failure.pid}) died of {name}; job stopped', 1)

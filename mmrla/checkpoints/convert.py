@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the released RLANet code as ours, and the way back."""
+"""Convert checkpoints of the released RLANet code to mmrla, and back."""
 
 import re
 from dataclasses import dataclass
@@ -37,35 +37,35 @@ from .released import (
 
 TASKS = ('auto', 'cls', 'det')
 
-#: Entries of a checkpoint that hold its weights, in the order they are looked for.
+#: Entries that may hold a checkpoint's weights, in search order.
 _WEIGHTS = ('state_dict', 'model')
-#: First parts of the names of a detector's neck and heads.
+#: First parts of the names in a detector's neck and heads.
 _PARTS = ('neck.', 'rpn_head.', 'roi_head.', 'bbox_head.', 'mask_head.')
-#: A detector's heads by what only they have, and how many classes that says.
+#: Names that identify a detector's heads, and the number of classes they imply.
 _DETECTORS = {
     'roi_head.mask_head.conv_logits.weight': ('mask_rcnn', lambda n: n),
     'roi_head.bbox_head.fc_cls.weight': ('faster_rcnn', lambda n: n - 1),
     'bbox_head.retina_cls.weight': ('retinanet', lambda n: n // 9),
 }
-#: Modules of a hidden state, as the released code names them.
+#: The released code's names for modules of the hidden state.
 _RELEASED = re.compile(r'(^|\.)(stage_bns|conv_outs|recurrent_(ds)?convs?|bn_rla)\.')
-#: What the released code computes and drops: the last update of a detector, the
-#: norm of a last state that is used as it is.
+#: Weights that the released code does not use: the last update of a detector, the
+#: norm of a last state that is read without it.
 _DROPPED = re.compile(r'(bn2|stage_bns\.3\.\d+|stages\.3\.\d+\.\w*rla)\.')
 
 
 @dataclass(frozen=True)
 class Source:
-    """A foreign checkpoint, taken apart.
+    """A foreign checkpoint and its parts.
 
     Attributes:
         weights: The weights by the names in the file.
         stems: The same names without the prefixes ``module.`` and ``backbone.``.
-        container: The file's entries, in order, without the optimizer's; None for
-            the weights. Empty if the file has nothing but weights.
-        entry: Which entry has the weights.
-        arch: The name that the file gives its network, if any.
-        classes: The names of the classes that the file gives, if any.
+        container: The file's entries in order, without the optimizer's, with None in
+            place of the weights. Empty if the file is a state dict.
+        entry: The entry with the weights.
+        arch: The network's name in the file, if any.
+        classes: The class names in the file, if any.
     """
 
     weights: Dict[str, Tensor]
@@ -82,7 +82,7 @@ class Source:
 
     @property
     def detector(self) -> Optional[str]:
-        """The detector whose heads are there; None for a classifier."""
+        """The detector, told by its heads; None for a classifier."""
         stems = set(self.stems.values())
         return next((d for name, (d, _) in _DETECTORS.items() if name in stems), None)
 
@@ -108,13 +108,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion gives.
+    """Result of a conversion.
 
     Attributes:
-        checkpoint: What is to be saved: ``state_dict`` and ``meta``.
+        checkpoint: The checkpoint to save: ``state_dict`` and ``meta``.
         network: The network.
         detector: The detector, None for a classifier.
-        arch_from: Where the network's name is from.
+        arch_from: Where the network's name came from.
         config: The config, below ``configs/``.
         published: The published file of this network, if there is one.
         notes: What the user should know, a line each.
@@ -131,11 +131,11 @@ class Converted:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export gives.
+    """Result of an export.
 
     Attributes:
-        checkpoint: What is to be saved.
-        arch: The released code's name of the network.
+        checkpoint: The checkpoint to save.
+        arch: The released code's name for the network.
         notes: What the user should know, a line each.
     """
 
@@ -158,7 +158,7 @@ def read_source(path: PathLike) -> Source:
     entry, weights = weights_of(obj, path, _WEIGHTS)
     container: Dict[str, Any] = {}
     if entry is not None:
-        # The optimizer's state is of no use to another framework's optimizer.
+        # The optimizer's state is useless to another framework.
         container = {
             k: None if k == entry else v for k, v in obj.items() if k != 'optimizer'
         }
@@ -191,7 +191,7 @@ def read_source(path: PathLike) -> Source:
 
 
 def _no_released(names: Iterable[str]) -> str:
-    """What a file is that has no weights of a released network."""
+    """Say what a file holds if not the weights of a released network."""
     names = list(names)
     if any(re.match(r'features\.1\.conv\.0\.', name) for name in names):
         return (
@@ -247,7 +247,7 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def _set_num_classes(cfg: Config, num_classes: int) -> None:
-    """Give the heads, and the preprocessor, the file's number of classes."""
+    """Set the file's number of classes in the heads and the preprocessor."""
     model = cfg.model
     for part in (model, model.get('roi_head') or {}):
         for name in ('head', 'bbox_head', 'mask_head'):
@@ -264,10 +264,10 @@ def convert(
 
     Args:
         path: The file.
-        arch: The released code's name of the network, with ``@residual`` for the
-            true residual. By default what the file says, else its file name, else
-            what its names and shapes are.
-        task: 'cls', 'det' or 'auto', which goes by the names.
+        arch: The released code's name for the network, with ``@residual`` for the
+            true residual. Defaults to the name in the file, else to the file's
+            name, else the network is found by names and shapes.
+        task: 'cls', 'det' or 'auto' (by the names of the weights).
 
     Raises:
         CheckpointError: If the file cannot be read or is not of that network.
@@ -280,14 +280,14 @@ def convert(
 
 
 def convert_once(path: PathLike) -> Path:
-    """A checkpoint as mmrla reads it; a released file is converted beside itself.
+    """Path of a checkpoint that mmrla can load; released files are converted first.
 
-    ``NAME.pth.tar`` or ``NAME.pth`` becomes ``NAME.mmrla.pth``, whole or not at all.
-    It is used again while it comes from this file and this version of mmrla.
+    ``NAME.pth.tar`` or ``NAME.pth`` is converted to ``NAME.mmrla.pth`` beside it. The
+    conversion is reused if it was made from this file by this version of mmrla.
 
     Args:
-        path: A checkpoint. One that the released RLANet code has not written is
-            returned as it is.
+        path: A checkpoint. A file that is not from the released RLANet code is
+            returned unchanged.
 
     Returns:
         The checkpoint to load.
@@ -315,7 +315,7 @@ def convert_once(path: PathLike) -> Path:
 
 
 def _is_released(checkpoint: Any) -> bool:
-    """Whether names of the released code's hidden state are among the weights."""
+    """Whether the weights have the released code's names for the hidden state."""
     entries = checkpoint if isinstance(checkpoint, Mapping) else {}
     entry = next((entries[k] for k in _WEIGHTS if k in entries), entries)
     names = entry if isinstance(entry, Mapping) else ()
@@ -323,7 +323,7 @@ def _is_released(checkpoint: Any) -> bool:
 
 
 def _is_conversion(result: Path, path: Path) -> bool:
-    """Whether a file is there and what this version would make of another one."""
+    """Whether a file exists and is this version's conversion of another one."""
     try:
         meta = load_foreign(str(result))['meta']
         found = meta['source']['sha256'], meta['mmrla_version']
@@ -389,7 +389,7 @@ def _convert(source: Source, path: Path, arch: Optional[str], task: str) -> Conv
 def _fit(
     source: Source, model: nn.Module
 ) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
-    """Weights under our names, what does not fit, and what is dropped."""
+    """Weights under our names, misfits, and dropped weights."""
     weights, problems, rest = to_ours(source.network, model.state_dict())
     strange = [name for name in rest if not _DROPPED.match(name)]
     return weights, problems + [f'{name} has no place' for name in strange], rest
@@ -398,7 +398,7 @@ def _fit(
 def _recognise(
     source: Source, path: Path, name: Optional[str], notes: List[str]
 ) -> Tuple[Network, str]:
-    """The network, and where its name is from."""
+    """The network, and where its name came from."""
     if name is not None:
         return find_network(name), 'by --arch'
     if source.arch is not None:
@@ -413,7 +413,7 @@ def _recognise(
     for entry in PUBLISHED:
         if stem.startswith(entry.name) and entry.detector == source.detector:
             return find_network(entry.arch), 'by the name of the file'
-    # The published networks come first: of the same names and shapes they are meant.
+    # Published networks come first: they win among equal names and shapes.
     names = [entry.arch for entry in PUBLISHED if entry.detector == source.detector]
     if source.detector is None:
         names += [n for n in NETWORKS if n not in names and not n.endswith(RESIDUAL)]
@@ -443,12 +443,12 @@ def _class_names(task: str, num_classes: int) -> Optional[Tuple[str, ...]]:
 
 
 def export(checkpoint: Mapping[str, Any]) -> Exported:
-    """A checkpoint with the released names.
+    """Convert a checkpoint to the released names.
 
-    A checkpoint that :func:`convert` made gets the names, their order and the
-    entries of the file that it was made of (the optimizer's state excepted).
-    Another one gets those of the published files: ``module.`` before a
-    classifier's names, ``backbone.`` before those of a detector's backbone.
+    A checkpoint made by :func:`convert` gets back its file's names, their order and
+    the other entries (without the optimizer's state). Any other checkpoint is written
+    like the published files: ``module.`` before a classifier's names, ``backbone.``
+    before those of a detector's backbone.
 
     Args:
         checkpoint: The object in a checkpoint of this package.

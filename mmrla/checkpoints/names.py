@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Names of the weights: ours <-> those of the released files.
+"""Map names of weights between mmrla and the released files.
 
-:func:`released_names` holds the mapping, once. A conv or norm that the released code
-has for concat(x, h) is two of ours: one of the plain network, one that reads h.
+:func:`released_names` is the only place with the mapping. Where the released code has
+one conv or norm for concat(x, h), we have two: the plain network's and the read of h.
 """
 
 import re
@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 class Place(NamedTuple):
-    """Where a tensor of ours is in a released file.
+    """Place of one of our tensors in a released file.
 
     Attributes:
-        names: Its names there; several for the copies of a tied module.
-        part: 'all', or its part of the tensor there: 'x' (the first channels) or
-            'h' (the last).
-        dim: The dimension that is split.
+        names: Its names there; several for copies of a tied module.
+        part: 'all', or the part of the released tensor: 'x' (first channels) or
+            'h' (last channels).
+        dim: The split dimension.
     """
 
     names: Tuple[str, ...]
@@ -37,18 +37,18 @@ _SETTINGS = (
     (6, 3, 2),
     (6, 1, 1),
 )
-#: Inside a block: attention modules.
+#: Attention modules in a block.
 _BLOCK = (('se.fc1', 'se.fc.0'), ('se.fc2', 'se.fc.2'))
 #: Copies of the one tied C3 in a released MobileNetV2.
 _TIED_COPIES = 5
 
 
 def released_names(ours: Sequence[str]) -> Dict[str, Place]:
-    """The place of each of our tensors in the released file.
+    """Place of each of our tensors in the released file.
 
     Args:
         ours: Names in the state dict of a classifier or detector; wiring records and
-            what has no other name there (a detector's heads) are left out.
+            names that stay the same (a detector's heads) are left out.
     """
     mobilenet = 'backbone.conv2.conv.weight' in ours
     unshared = any('.compress.1.' in name for name in ours) and not mobilenet
@@ -64,7 +64,7 @@ def released_names(ours: Sequence[str]) -> Dict[str, Place]:
         names, part, dim = found
         part = 'all' if tensor == 'num_batches_tracked' else part
         places[name] = Place(tuple(f'{n}.{tensor}' for n in names), part, dim)
-    # A conv that no read belongs to is whole.
+    # Without a read the conv is whole.
     read = {n for p in places.values() if p.part == 'h' for n in p.names}
     return {
         name: p if p.part != 'x' or p.names[0] in read else p._replace(part='all')
@@ -76,7 +76,7 @@ _Found = Tuple[Tuple[str, ...], str, int]
 
 
 def _resnet(module: str, unshared: bool) -> Optional[_Found]:
-    """Names, part and dimension of a module of ours, None if it keeps its name."""
+    """Names, part and dimension of one of our modules; None if it keeps its name."""
     plain = {'backbone.conv1': 'conv1', 'backbone.bn1': 'bn1', 'head.fc': 'fc'}
     plain['neck.hidden.norm'] = 'bn2'
     if module in plain:
@@ -165,16 +165,16 @@ def _mobilenet(module: str, unshared: bool) -> Optional[_Found]:
 def to_ours(
     released: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> Tuple[Dict[str, Tensor], List[str], List[str]]:
-    """Weights under our names.
+    """Rename released weights to ours.
 
     Args:
-        released: Weights under released names, without prefixes; what keeps its
-            name (a detector's heads) too.
-        own: The state dict of our network, for names, shapes and wiring records.
+        released: Weights under released names, without prefixes, including those
+            that keep their names (a detector's heads).
+        own: State dict of our network: names, shapes and wiring records.
 
     Returns:
-        The weights, in our network's order; what of ours is missing or has another
-        shape, a phrase each; and released names that have no place.
+        The weights in our network's order; a phrase for each that is missing or has
+        another shape; the released names without a place.
     """
     places = released_names(list(own))
     weights: Dict[str, Tensor] = {}
@@ -222,13 +222,13 @@ def to_ours(
 
 
 def _full_names(name: str, released: Mapping[str, Tensor]) -> str:
-    """The name of a tied C3 where it is a full conv."""
+    """Name of a tied C3 that is a full conv."""
     other = name.replace('recurrent_dsconvs.', 'recurrent_convs.')
     return other if name not in released and other in released else name
 
 
 def to_released(weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """Weights under the released names, the inverse of :func:`to_ours`.
+    """Rename our weights to the released names: the inverse of :func:`to_ours`.
 
     Args:
         weights: Weights under our names; wiring records are left out.

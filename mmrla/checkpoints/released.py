@@ -1,8 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The networks of the released RLANet code: which of our configs is which.
-
-A table of the 18 published files and of the networks that files name (``arch``).
-"""
+"""Tables of the released RLANet code: 18 published files and the named networks."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,20 +7,20 @@ from typing import Any, Dict, Optional, Tuple
 
 from ..errors import UserError
 
-#: What a score is called and how far a repeated evaluation may be from it: the
-#: published figures are rounded, and JPEG decoders and resizing differ a little.
+#: Name of a score and tolerance of a repeated evaluation: published figures are
+#: rounded, and JPEG decoders and resizing differ slightly.
 TOP1_ERROR = 'top-1 error (%)'
 BOX_AP = 'box AP'
 MASK_AP = 'mask AP'
 TOLERANCE = {TOP1_ERROR: 0.1, BOX_AP: 0.1, MASK_AP: 0.1}
 
-#: Ending of a name that asks for the true residual, the paper's wiring: the released
-#: blocks add the identity to it in place before C1 reads it.
+#: Suffix of a name for the true residual, the paper's wiring: the released blocks add
+#: the identity in place before C1 reads the residual.
 RESIDUAL = '@residual'
 
 
 class UnknownArchError(UserError):
-    """A name that is none of the released code's networks."""
+    """A name that the released code does not have."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,15 @@ class Published:
     """A published checkpoint.
 
     Attributes:
-        name: Name of the file as it is downloaded, without its ending.
-        arch: The released code's name of the network, or of the backbone.
+        name: Name of the downloaded file, without its ending.
+        arch: The released code's name for the network or backbone.
         detector: 'faster_rcnn', 'mask_rcnn' or 'retinanet'; None for a
             classification file.
         config: The config that takes the converted weights, below ``configs/``.
         scores: (name, value) of each score of the file.
-        drive: Its id at Google Drive.
-        baidu: Its id at Baidu, and the code that is asked for there.
-        paper: The values in the paper's tables, where they are others.
+        drive: Its Google Drive id.
+        baidu: Its Baidu id and access code.
+        paper: The values in the paper's tables, where they differ.
     """
 
     name: str
@@ -71,7 +68,7 @@ class Published:
         return text
 
 
-#: The mask AP of the Mask R-CNN files is that of the paper's Table 5.
+#: Mask APs of the Mask R-CNN files are those of the paper's Table 5.
 PUBLISHED: Tuple[Published, ...] = (
     Published(
         'resnet50_rla_2283',
@@ -258,12 +255,12 @@ PUBLISHED: Tuple[Published, ...] = (
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the released code, as a config of ours.
+    """A network of the released code as one of our configs.
 
     Attributes:
         arch: The released code's name, with ``@residual`` for the true residual.
         config: The config, below ``configs/``.
-        options: What differs from it, by dotted key.
+        options: Differences to the config, by dotted key.
     """
 
     arch: str
@@ -341,13 +338,13 @@ NAMES = (
 
 
 def find_network(name: str) -> Network:
-    """The network of a released name, or of a published classification file's.
+    """The network of a released name or of a published classification file.
 
     Args:
         name: The name.
 
     Raises:
-        UnknownArchError: If it is none.
+        UnknownArchError: If there is none.
     """
     name = {p.name: p.arch for p in PUBLISHED if p.task == 'cls'}.get(name, name)
     if name in NETWORKS:
@@ -368,7 +365,7 @@ def find_published(arch: str, detector: Optional[str] = None) -> Optional[Publis
 
     Args:
         arch: The released code's name of the network.
-        detector: The detector whose backbone it is; None for a classifier.
+        detector: The detector with this backbone; None for a classifier.
     """
     for entry in PUBLISHED:
         if (entry.arch, entry.detector) == (arch, detector):

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether a checkpoint computes what it should: outputs and statistics."""
+"""Check what a checkpoint computes: outputs and statistics."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -13,22 +13,22 @@ from ..engine.checkpoint_io import CheckpointError, PathLike
 from ..engine.weights import load_weights
 from .convert import build_model
 
-#: What is said of a norm that has its initial statistics.
+#: Remark on a norm with its initial statistics.
 UNTRAINED = 'has never seen data (mean 0, variance 1)'
 
-#: Of the stage outputs a golden file has every eighth channel.
+#: Golden files have every eighth channel of the stage outputs.
 FEATURE_STEP = 8
 
 
 @dataclass
 class Report:
-    """What :func:`verify` found.
+    """Result of :func:`verify`.
 
     Attributes:
-        outputs: What the network computes: the scores of the classes under the
-            network's name, stage outputs under ``NAME:feat0`` to ``NAME:feat3``.
-        differences: Of each golden output the largest absolute difference, over the
-            largest absolute value.
+        outputs: The network's outputs: class scores under the network's name, stage
+            outputs under ``NAME:feat0`` to ``NAME:feat3``.
+        differences: For each golden output the largest absolute difference divided
+            by the largest absolute value.
         suspicious: (tensor or layer, what looks wrong).
     """
 
@@ -44,7 +44,7 @@ def example_input(shape: Sequence[int]) -> Tensor:
 
 
 def carried_config(checkpoint: Any, path: PathLike) -> Config:
-    """The config whose text a checkpoint carries in its meta.
+    """The config stored as text in a checkpoint's meta.
 
     Args:
         checkpoint: The object in a checkpoint.
@@ -63,14 +63,14 @@ def carried_config(checkpoint: Any, path: PathLike) -> Config:
 def network_of(
     checkpoint: Mapping[str, Any], path: PathLike, cfg: Optional[Config] = None
 ) -> nn.Module:
-    """The network of a checkpoint, with its weights, in eval mode.
+    """The network of a checkpoint with its weights, in eval mode.
 
-    Every stage's output is returned by its backbone.
+    Its backbone returns the outputs of all stages.
 
     Args:
         checkpoint: The object in a checkpoint.
         path: The checkpoint's file, for errors.
-        cfg: Its config; by default the text that the checkpoint carries.
+        cfg: Its config; by default the one stored in the checkpoint.
 
     Raises:
         UserError: If there is no config, or the weights do not fit.
@@ -92,7 +92,7 @@ def verify(
     inputs: Tensor,
     golden: Optional[Mapping[str, np.ndarray]] = None,
 ) -> Report:
-    """Run a network and look at what it computes.
+    """Run a network and check its outputs, weights and norms.
 
     Args:
         model: A classifier of mmpretrain or a detector of mmdet, in eval mode.
@@ -101,8 +101,8 @@ def verify(
         golden: Outputs to compare with, by name.
 
     Returns:
-        The report. Layers whose outputs have NaN or infinity or are all zero, and
-        weights that have, are suspicious, and norms that have seen no data.
+        The report. Suspicious are layers and weights with NaN, infinity or nothing
+        but zeros, and norms that have seen no data.
     """
     report = Report(outputs={})
     hooks = [
@@ -138,7 +138,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 def _watch(report: Report, layer: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        # What the first block reads of h_0 = 0 is zero.
+        # The first block reads h_0 = 0.
         nonzero = any(isinstance(x, Tensor) and bool(x.any()) for x in inputs)
         if isinstance(output, Tensor) and nonzero:
             problem = _problem(output)
@@ -155,7 +155,7 @@ def _problem(value: Tensor) -> Optional[str]:
 
 
 def suspicious_weights(weights: Mapping[str, Tensor]) -> List[Tuple[str, str]]:
-    """Weights that look wrong, and why.
+    """Weights that look wrong, each with the reason.
 
     Args:
         weights: A state dict.
@@ -177,5 +177,5 @@ def suspicious_weights(weights: Mapping[str, Tensor]) -> List[Tuple[str, str]]:
 
 
 def _may_be_zero(name: str) -> bool:
-    """Whether zeros are no sign of a fault: biases and means begin with them."""
+    """Whether zeros are normal: biases and means start from them."""
     return name.endswith(('.bias', '.running_mean'))

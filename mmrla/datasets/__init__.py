@@ -1,2 +1,2 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Data sets that mmrla makes itself: see :mod:`mmrla.datasets.digit_scenes`."""
+"""Data sets of mmrla: generated digit scenes, and CIFAR from folders."""

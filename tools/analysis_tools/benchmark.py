@@ -28,7 +28,7 @@ from mmrla.errors import UserError
 
 _CONFIGS = osp.join(osp.dirname(osp.abspath(__file__)), '../../configs')
 
-#: Sets of networks, each with the one that the others are compared with first.
+#: Sets of networks; the first of each is the reference.
 SETS: Dict[str, Dict[str, str]] = {
     'resnet50': {
         'ResNet-50': 'baselines/resnet50_4xb64_in1k.py',

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Draw a data set's images with their boxes, masks or classes, as a model gets them.
+"""Draw a data set's images with boxes, masks or classes, as a model gets them.
 
-One tool for mmdet and mmpretrain configs, wrapped data sets and, with a picture for
-each branch, the pipelines of semi-supervised training; upstream's refuse the last two.
+Takes mmdet and mmpretrain configs, and also what upstream's tools refuse: wrapped data
+sets and the pipelines of semi-supervised training (one picture per branch).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError
 from mmrla.registry import default_scope, type_name
 
-#: Side below which classified images are enlarged, so that the text can be read.
+#: Classified images with a shorter side are enlarged, so that text is readable.
 _SMALL = 128
 
 
@@ -51,7 +51,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def is_bgr(cfg: Config, part: str) -> bool:
-    """Whether the images are BGR: those that a pipeline loads are."""
+    """Whether the images are BGR, as those loaded by a pipeline are."""
     for _, dataset in data.leaf_datasets(cfg[f'{part}_dataloader'].dataset, ''):
         kinds = [type_name(t) for t in dataset.get('pipeline') or ()]
         return any(kind.startswith('LoadImage') for kind in kinds)
@@ -59,11 +59,11 @@ def is_bgr(cfg: Config, part: str) -> bool:
 
 
 def branches(item: Dict[str, Any]) -> Dict[str, Any]:
-    """Inputs and data sample of an item by branch; '' where there is only one."""
+    """Inputs and data sample of an item by branch; '' if there is only one."""
     inputs, samples = item['inputs'], item['data_samples']
     if not isinstance(inputs, dict):
         return {'': (inputs, samples)}
-    # A branch that does not take this image has None.
+    # None: the branch does not take this image.
     found = {name: (inputs[name], samples[name]) for name in inputs}
     return {name: pair for name, pair in found.items() if pair[0] is not None}
 
@@ -77,7 +77,7 @@ def draw(
         visualizer: mmdet's or mmpretrain's.
         name: The picture's name.
         image: RGB, (H, W, 3).
-        sample: The data sample that goes with it.
+        sample: Its data sample.
         **where: ``show``, ``wait_time`` and ``out_file``.
     """
     if hasattr(sample, 'gt_instances'):
@@ -92,13 +92,13 @@ def draw(
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw the images that the command line asks for."""
+    """Draw the images."""
     args = parse_args(argv)
     cfg = config.load_config(args.config, args.cfg_options)
     checks.check_complete(cfg, [f'{args.part}_dataloader', 'visualizer'])
     dataset = layout.build_dataset(cfg, args.part)
     with config_errors(args.config), default_scope(cfg):
-        # Pictures go to files of their own, not to the backends of a training.
+        # Write picture files instead of using the training's backends.
         visualizer = VISUALIZERS.build(
             dict(cfg.visualizer, name='browse', vis_backends=None)
         )

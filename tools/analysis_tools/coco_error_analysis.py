@@ -1,22 +1,22 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Where a detector's AP is lost, by mmdet's COCO error analysis.
+"""Show where a detector loses AP, with mmdet's COCO error analysis.
 
     test.py CONFIG CHECKPOINT --cfg-options test_evaluator.outfile_prefix=results
     coco_error_analysis.py results.bbox.json OUT_DIR --ann ANNOTATIONS.json
 
-For each class and for their mean (allclass), a figure (PNG, SVG, CSV) of precision
-against recall for all objects and for each size. A label's number is the area below its
-curve, the average precision (AP):
+Draws precision against recall for each class and for their mean (allclass), over all
+objects and by size (PNG, SVG, CSV). The number in a label is the area below the curve,
+the average precision (AP):
 
     C75, C50  AP at IoU 0.75 and 0.5, as COCO counts it
-    Loc       AP at IoU 0.1: as if places were forgiven
-    Sim       and confusions with classes of the same supercategory
-    Oth       and confusions with any class
-    BG        and detections where no object is
-    FN        and objects that are not found: always 1
+    Loc       AP at IoU 0.1: localisation errors ignored
+    Sim       confusions within a supercategory ignored, too
+    Oth       all confusions of classes ignored, too
+    BG        detections on background ignored, too
+    FN        missed objects ignored, too: always 1
 
-The mean is over the classes that have objects of the size.
+The mean is over the classes with objects of that size.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
 
 AREAS = ('all', 'small', 'medium', 'large')
-#: From the strictest to the laxest; each area of the figure is what one adds.
+#: From the strictest to the laxest; each adds one area of the figure.
 KINDS = ('C75', 'C50', 'Loc', 'Sim', 'Oth', 'BG', 'FN')
 
 
@@ -61,7 +61,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def _annotations(path: str) -> Any:
-    """Annotations; categories of no supercategory are their own."""
+    """Read annotations; a category without a supercategory is its own."""
     from pycocotools.coco import COCO
 
     coco = COCO(path)
@@ -71,7 +71,7 @@ def _annotations(path: str) -> Any:
 
 
 def classes_with_objects(coco: Any, areas: Sequence[int]) -> np.ndarray:
-    """Whether there are objects to find, by class and area: bool, (classes, 4)."""
+    """Whether there are objects, by class and area: bool, (classes, 4)."""
     ids = coco.getCatIds()
     small, medium, large = areas
     ranges = ((0, large), (0, small), (small, medium), (medium, large))
@@ -107,7 +107,7 @@ def analyse(args: argparse.Namespace) -> Dict[str, np.ndarray]:
         tool.analyze_results(
             args.result, args.ann, [args.type], str(args.out_dir), areas=args.areas
         )
-    # Where COCOeval has -1 for no objects, the tool has 0, as for none found.
+    # Without objects COCOeval says -1, but the tool says 0, as if none were found.
     there = classes_with_objects(coco, args.areas)
     precision = np.where(there, found.pop('allclass'), np.nan)
     by_class = dict(zip(found, precision.transpose(2, 0, 1, 3)))
@@ -117,7 +117,7 @@ def analyse(args: argparse.Namespace) -> Dict[str, np.ndarray]:
 
 
 def draw(precision: np.ndarray, title: str) -> Any:
-    """Precision against recall, a panel for each area."""
+    """Draw precision against recall, one panel per area."""
     figure, axes = plots.add_figure(1, len(AREAS), (3.2 * len(AREAS), 4.2), sharey=True)
     recall = np.linspace(0, 1, precision.shape[1])
     for a, (ax, area) in enumerate(zip(axes[0], AREAS)):

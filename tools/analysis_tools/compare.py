@@ -4,8 +4,8 @@
 
     compare.py WORK_DIR [WORK_DIR ...] --out comparison.html
 
-The page is one file that needs no network. Throughput is measured here and now, the
-networks in turn; --rounds 0 leaves it out.
+The page is one self-contained file. Throughput is measured on this machine, with the
+networks in turn; --rounds 0 skips it.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def _number(value: float) -> str:
 
 
 def score_rows(runs: Sequence[Run]) -> Tuple[List[Dict[str, Any]], bool]:
-    """Rows of the scores, and whether one comes from a test."""
+    """Rows of the scores, and whether one is from a test."""
     values: List[Dict[str, Tuple[float, str]]] = []
     for run in runs:
         found = {
@@ -83,7 +83,7 @@ def score_rows(runs: Sequence[Run]) -> Tuple[List[Dict[str, Any]], bool]:
             for key, series in run.validations.items()
         }
         found.update({key: (value, '*') for key, value in run.tests.items()})
-        # pycocotools says -1 where there are no objects of a size.
+        # pycocotools says -1 if there are no objects of a size.
         values.append({k: v for k, v in found.items() if v[0] != -1})
     rows = []
     for key in dict.fromkeys(key for found in values for key in found):
@@ -111,7 +111,7 @@ def curve_images(runs: Sequence[Run]) -> List[Dict[str, str]]:
 
 
 def configs_of(runs: Sequence[Run]) -> Tuple[Dict[str, Config], List[str]]:
-    """The configs by run, and what is wrong with the others."""
+    """The configs by run, and what is wrong with unusable ones."""
     cfgs, notes = {}, []
     for run in runs:
         try:
@@ -126,7 +126,7 @@ def configs_of(runs: Sequence[Run]) -> Tuple[Dict[str, Config], List[str]]:
 def measure(
     cfgs: Dict[str, Config], analyses: Dict[str, Analysis], args: argparse.Namespace
 ) -> Dict[str, Timing]:
-    """Time those networks against each other that get the same images."""
+    """Time networks with the same input size against each other."""
     timings: Dict[str, Timing] = {}
     groups: Dict[Any, List[str]] = {}
     for name, analysis in analyses.items():
@@ -189,7 +189,7 @@ def _picture(title: str, text: str, image: np.ndarray) -> Dict[str, Any]:
     import cv2
 
     small = max(image.shape[:2]) <= 96
-    # Small pictures whole, large ones light.
+    # Small pictures lossless, large ones compressed.
     kind, options = ('png', []) if small else ('jpg', [cv2.IMWRITE_JPEG_QUALITY, 88])
     _, data = cv2.imencode(f'.{kind}', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     source = _uri(data.tobytes(), 'png' if small else 'jpeg')
@@ -199,7 +199,7 @@ def _picture(title: str, text: str, image: np.ndarray) -> Dict[str, Any]:
 def example_rows(
     runs: Sequence[Run], cfgs: Dict[str, Config], args: argparse.Namespace
 ) -> Tuple[List[List[Dict[str, Any]]], List[str]]:
-    """Pictures, what is true first, then what each run says, and notes."""
+    """Pictures (ground truth first, then each run's predictions) and notes."""
     notes: List[str] = []
     examples: List[Example] = []
     source = ''
@@ -253,7 +253,7 @@ def page(runs: Sequence[Run], args: argparse.Namespace) -> str:
                 checkpoint=checkpoint.name if checkpoint else '-',
             )
         )
-    # What runs are called, and what is in their configs, is anybody's text.
+    # Names of runs and texts of configs are untrusted.
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
     return template.render(

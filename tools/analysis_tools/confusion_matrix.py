@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Confusion matrix of a detector or a classifier, counted by upstream's tools.
+"""Draw the confusion matrix of a detector or classifier, with upstream's tools.
 
     test.py CONFIG CHECKPOINT --out predictions.pkl
     confusion_matrix.py CONFIG predictions.pkl --out STEM
 
-Writes STEM.png, STEM.svg and STEM.csv. Of a detector there is one more class,
-background: objects that are not found, and what is found where nothing is.
+Writes STEM.png, STEM.svg and STEM.csv. Detectors get one more class, background: missed
+objects, and detections where there is no object.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mmrla.engine.layout import build_dataset
 from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
 
-#: Up to so many classes the numbers are written into the fields.
+#: Most classes for which numbers are written into the cells.
 _NUMBERED = 25
 
 
@@ -50,7 +50,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def _of_detector(dataset: Any, results: Any, args: argparse.Namespace) -> np.ndarray:
     tool = load_tool('mmdet', 'analysis_tools/confusion_matrix.py')
-    # MMEngine's bar is a line of a log for each image.
+    # In a log MMEngine's bar prints a line per image.
     tool.ProgressBar = lambda total: Progress(total, 'images')  # type: ignore[attr-defined]
     counts = tool.calculate_confusion_matrix(
         dataset, results, args.score_thr, None, args.iou_thr
@@ -67,10 +67,10 @@ def _of_classifier(results: Any) -> np.ndarray:
 
 
 def count(cfg: Config, results: Any, args: argparse.Namespace) -> Any:
-    """The matrix (truth, prediction) and the names of the classes.
+    """The matrix (truth, prediction) and the class names.
 
     Raises:
-        UserError: If the predictions are not those of the data set.
+        UserError: If the predictions are not for this data set.
     """
     dataset = build_dataset(cfg, 'test')
     if not isinstance(results, list) or len(results) != len(dataset):
@@ -86,7 +86,7 @@ def count(cfg: Config, results: Any, args: argparse.Namespace) -> Any:
 
 
 def draw(counts: np.ndarray, classes: Sequence[str]) -> Any:
-    """The matrix, each row in percent of what is there."""
+    """Draw the matrix, each row in percent of the true objects."""
     total = np.maximum(counts.sum(1, keepdims=True), 1)
     percent = 100 * counts / total
     side = min(max(3.2, 0.42 * len(classes) + 1.6), 16)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Parameters and FLOPs of a config's network, and RLA's part in them by stage.
+"""Count parameters and FLOPs of a config's network, and RLA's part by stage.
 
-Counts are given in decimal units, where FLOPs are the multiply-adds of convolutions,
-linear layers and matrix products, and in those of the paper: M is 2^20, G is 2^30, and
-FLOPs also have 2 for each element that a batch norm writes, 1 for one of an average
-pooling and kernel area + 1 for one of a global average pooling.
+FLOPs are the multiply-adds of convolutions, linear layers and matrix products, in
+decimal units. In the paper's units M is 2^20 and G is 2^30, and FLOPs also count 2 for
+each element written by a batch norm, 1 by an average pooling and kernel area + 1 by a
+global average pooling.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Count the params and FLOPs of the paper's Tables 2, 3, 6, 11, 13 and 15 again.
+"""Recount the params and FLOPs of the paper's Tables 2, 3, 6, 11, 13 and 15.
 
-Each count stands beside the paper's figure, in Markdown or JSON. The exit status is
-1 if a row that the authors measured is off.
+Prints each count beside the paper's figure, as Markdown or JSON. The exit status is 1
+if a row measured by the authors is off.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def _cells(result: Result) -> Tuple[str, ...]:
 
 
 def _notes(table: Table, results: Sequence[Result]) -> List[str]:
-    """The table's note, and those of rows, each once."""
+    """The notes of a table and its rows, each once."""
     models: Dict[str, List[str]] = {}
     network = ''
     for result in results:

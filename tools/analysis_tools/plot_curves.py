@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Training curves of one or several work_dirs on one plot.
+"""Plot training curves of one or several work_dirs.
 
     plot_curves.py WORK_DIR [WORK_DIR ...] --out STEM [--keys loss coco/bbox_mAP]
 
-All sessions of a resumed training are one curve. Writes STEM.png, STEM.svg and
+A resumed training is one curve. Writes STEM.png, STEM.svg and
 STEM.csv.
 """
 

@@ -2,8 +2,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Figure 2: norms of the shared 1x1 convs of DenseNet-BC against lag or ordinal.
 
-A panel for each network, a line for each stage, with the exponential that fits best
-and its R^2. Writes STEM.png, STEM.svg and STEM.csv.
+One panel per network, one line per stage, with the best exponential fit and its R^2.
+Writes STEM.png, STEM.svg and STEM.csv.
 """
 
 import argparse

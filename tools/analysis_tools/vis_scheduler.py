@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Plot the learning rate, momentum or weight decay of a config's training.
+"""Plot the schedule of learning rate, momentum or weight decay of a config.
 
-Runs mmpretrain's tool of this name, for mmdet configs too; -h lists its options. What
---save-path names is written as PNG, SVG and CSV. The number of images sets the
-iterations in an epoch, so a small one is fast and shows the same curve (but for a
-warm-up that is counted in iterations):
+Runs mmpretrain's tool of the same name, also for mmdet configs; -h lists its options.
+--save-path is written as PNG, SVG and CSV. The number of images sets the iterations per
+epoch; a small number is fast and gives the same curve (except for a warm-up counted in
+iterations):
 
     vis_scheduler.py CONFIG --dataset-size 12800 --save-path lr.png --not-show
 """
@@ -48,7 +48,7 @@ def save_curve(
 
 
 def use_own_figures(tool: ModuleType) -> None:
-    """Let mmpretrain's tool save figures as all tools here do."""
+    """Make mmpretrain's tool save figures like the other tools here."""
     show = tool.plot_curve
 
     def plot_curve(
@@ -73,7 +73,7 @@ def main() -> None:
     tool = load_tool('mmpretrain', 'visualization/vis_scheduler.py')
     use_own_figures(tool)
     with TemporaryDirectory() as work_dir:
-        # Of the simulated training only the plot is to stay.
+        # Keep only the plot of the simulated training.
         sys.argv += ['--cfg-options', f'work_dir={work_dir}']
         tool.main()
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Grad-CAM of one picture in several networks, side by side.
+"""Draw Grad-CAM of one picture in several networks, side by side.
 
     visualize_cam.py IMAGE PLAIN_CONFIG CHECKPOINT RLA_CONFIG CHECKPOINT --out STEM
 
-Writes STEM.png, STEM.svg and STEM.csv. Of a classifier the predicted class is
-explained, of a detector the objects that it finds.
+Writes STEM.png, STEM.svg and STEM.csv. Explains the predicted class of a classifier, or
+the objects found by a detector.
 """
 
 import argparse
@@ -81,12 +81,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         picture = prepare(cfg, model, image)
         cam, what = explain(model, picture, args.category, args.layers, args.score_thr)
         shown = picture.image
-        # Without what was padded.
+        # Without padding.
         cam = cam[: shown.shape[0], : shown.shape[1]]
         grey = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)
         ax.imshow(grey, cmap='gray', vmin=0, vmax=255)
         ax.imshow(cam, cmap=plots.CMAP, vmin=0, vmax=1, alpha=0.55)
-        # Lines say where it is strong where colours cannot.
+        # Contour lines mark strong regions in grey prints.
         ax.contour(cam, levels=[0.5], colors='white', linewidths=1.5)
         name = Path(config).stem
         if stems.count(name) > 1:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The hidden state of a network for a picture: written, kept, read.
+"""Draw what a network writes to, keeps in and reads from its hidden state.
 
-Writes to a folder, each as PNG, SVG and CSV:
+For one picture, each as PNG, SVG and CSV:
 
     state     h after each block, stage by stage (maps)
     norms     what each block writes, C1 y, and the state after it
@@ -44,7 +44,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Record a forward pass and save the figures of it."""
+    """Record a forward pass and save its figures."""
     args = parse_args(argv)
     image = read_image(args.image)
     cfg, model = load_network(args.config, args.checkpoint, args.cfg_options)

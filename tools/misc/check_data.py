@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Check the data that a config trains and tests with, before it does.
+"""Check the data that a config trains and tests with.
 
 Looks at folders, annotation files, classes and images, as tools/train.py does before
 the first epoch; at all images, however long it takes. docs/data.md has the layouts.

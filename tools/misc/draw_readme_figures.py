@@ -20,7 +20,7 @@ TABLES = ROOT / 'tools/analysis_tools/paper_tables.yml'
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of the figure."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,7 +71,7 @@ def draw_cost(rows: List[Tuple[str, str, float, float]]) -> Any:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Draw."""
+    """Draw the figure and save it."""
     args = parse_args(argv)
     rows = cost_rows()
     head = ('network', 'module', 'gflops', 'top1_error')

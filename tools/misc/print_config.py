@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Print a whole config, with everything that it inherits."""
+"""Print a config with everything it inherits."""
 
 import argparse
 from typing import List, Optional
@@ -10,7 +10,7 @@ from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a print."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     config.add_cfg_options(parser)
@@ -19,7 +19,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Print."""
+    """Print the config."""
     args = parse_args(argv)
     print(config.load_config(args.config, args.cfg_options).pretty_text)
 

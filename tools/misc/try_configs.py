@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Train configs for some iterations on a few real images: does their loss fall?
+"""Train configs briefly on a few real images and check that the loss falls.
 
-Each config runs through tools/train.py in a process of its own, from scratch, on a
-few images made smaller and at a constant learning rate, the config's scaled to the
-batch. What is tried is that it runs and fits; scores it says nothing about.
+Each config runs through tools/train.py in its own process, from scratch, on a few
+small images, at a constant learning rate scaled to the batch. This shows that a config
+runs and fits its data; it says nothing about scores.
 
 Examples:
     python tools/misc/try_configs.py configs/faster_rcnn/*.py
@@ -34,22 +34,22 @@ from mmrla.errors import UserError
 from mmrla.registry import default_scope
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
-# Arguments of transforms that are sizes of images.
+# Arguments of transforms that are image sizes.
 _SIZES = ('crop_size', 'img_scale', 'scale', 'scales', 'size')
-# No side is made smaller than this; strides of 32 leave 2x2.
+# Smallest side: a stride of 32 leaves 2x2.
 _SMALLEST = 64
 
 
 class Result(NamedTuple):
-    """What came of a config.
+    """Result of a config.
 
     Attributes:
         config: Its name.
         first: Mean loss of the first epoch.
         last: Mean loss of the last epoch; infinite if the run failed.
-        iterations: Iterations that were trained.
+        iterations: Iterations trained.
         seconds: Duration, with the start of the process.
-        error: The last line that a failed run printed.
+        error: Last line printed by a failed run.
     """
 
     config: str
@@ -75,7 +75,7 @@ class Result(NamedTuple):
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a trial."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,9 +111,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def shrink(value: Any, scale: float) -> Any:
-    """Sizes of images, also in lists, made smaller."""
+    """Make image sizes smaller, also in lists."""
     if isinstance(value, (list, tuple)):
-        # Transforms tell a pair from a list of pairs.
+        # Transforms distinguish a pair from a list of pairs.
         return type(value)(shrink(v, scale) for v in value)
     if isinstance(value, int):
         return min(value, max(_SMALLEST, round(value * scale / 32) * 32))
@@ -121,7 +121,7 @@ def shrink(value: Any, scale: float) -> Any:
 
 
 def shrink_sizes(cfg: Any, scale: float) -> None:
-    """Make the images of a pipeline smaller, in place."""
+    """Make a pipeline's images smaller, in place."""
     if isinstance(cfg, (list, tuple)):
         for item in cfg:
             shrink_sizes(item, scale)
@@ -134,14 +134,14 @@ def shrink_sizes(cfg: Any, scale: float) -> None:
 
 
 def lower(cfg: Config, args: argparse.Namespace) -> None:
-    """Make a config a short one, in place."""
+    """Shorten a config's training, in place."""
     dataset = Path(cfg.filename).stem.rpartition('_')[2]
     loader = cfg.train_dataloader
     shrink_sizes(loader.dataset, args.scale)
     for _, leaf in data.leaf_datasets(loader.dataset, ''):
         leaf.data_root = args.data.get(dataset, leaf.get('data_root'))
         if leaf.type == 'ImageNet':
-            # Any class folders will do.
+            # Any class folders do.
             folders = Path(leaf.data_root, leaf.split).glob('*/')
             leaf.metainfo = dict(classes=sorted(p.name for p in folders if p.is_dir()))
     with default_scope(cfg):
@@ -165,7 +165,7 @@ def lower(cfg: Config, args: argparse.Namespace) -> None:
     cfg.train_cfg = ConfigDict(by_epoch=True, max_epochs=args.epochs)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         cfg[key] = None
-    # Every iteration in the log, nothing else kept.
+    # Log every iteration, keep nothing else.
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
     cfg.default_hooks.checkpoint = None
     cfg.log_processor = dict(by_epoch=True, window_size=1)
@@ -173,7 +173,7 @@ def lower(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def losses(work_dir: Path) -> List[List[float]]:
-    """Losses of each epoch, from a run's log."""
+    """Losses by epoch from a run's log."""
     epochs: Dict[int, List[float]] = {}
     for values in read_scalars(work_dir):
         if 'loss' in values:
@@ -182,7 +182,7 @@ def losses(work_dir: Path) -> List[List[float]]:
 
 
 def try_config(path: Path, args: argparse.Namespace) -> Result:
-    """Train a config for a short while."""
+    """Train a config briefly."""
     start = time.time()
     cfg = config.load_config(str(path))
     checks.check_complete(cfg, ['model', 'train_dataloader', 'train_cfg'])

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Bring metafiles, the tables of READMEs and model-index.yml up to date.
+"""Update metafiles, the tables in READMEs and model-index.yml.
 
 In a metafile.yml collections and metrics are written by hand. Names, parameters,
 FLOPs (multiply-adds, at the size that the config tests with), epochs and batch
@@ -42,7 +42,7 @@ Entry = Dict[str, Any]
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of an update."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,12 +65,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def folders_of_configs(root: Path = ROOT) -> List[Path]:
-    """The folders of configs that have a metafile."""
+    """Config folders with a metafile."""
     return sorted(path.parent for path in root.glob('configs/*/metafile.yml'))
 
 
 def data_of(cfg: Config) -> Dict[str, str]:
-    """Task and data set of a config, in the words of upstream's metafiles."""
+    """Task and data set of a config, as upstream's metafiles spell them."""
     dataset = DATASETS[Path(cfg.filename).stem.rpartition('_')[2]]
     if cfg.default_scope == 'mmpretrain':
         return dict(Task='Image Classification', Dataset=dataset)
@@ -87,7 +87,7 @@ def counts(cfg: Config) -> Dict[str, int]:
 
 
 def entry_of(path: Path, old: Entry, collection: str, keep_counts: bool) -> Entry:
-    """A config's entry in the metafile, with the metrics of the old one."""
+    """A config's metafile entry, with the metrics of the old one."""
     cfg = Config.fromfile(path)
     data = data_of(cfg)
     known = old.get('Metadata', {})
@@ -113,7 +113,7 @@ def entry_of(path: Path, old: Entry, collection: str, keep_counts: bool) -> Entr
 
 
 def _in_order(path: Path) -> List[Any]:
-    """Sorts resnet50 before resnet101, and both before what they are base of."""
+    """Sort key: resnet50 before resnet101, and both before names that extend them."""
     parts = re.split(r'(\d+)', path.stem.replace('_', ' '))
     return [int(part) if part.isdigit() else part for part in parts]
 
@@ -191,7 +191,7 @@ def index_text(root: Path = ROOT) -> str:
 def main(argv: Optional[List[str]] = None) -> None:
     """Update, or check."""
     args = parse_args(argv)
-    # What upstream's constructors have to say is no part of the answer.
+    # Silence upstream's constructors.
     logging.disable(logging.WARNING)
     folders = [Path(f).resolve() for f in args.folders] or folders_of_configs()
     stale = []

@@ -2,8 +2,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Convert a checkpoint of mmrla to the names of the released RLANet code.
 
-A checkpoint that rlanet_to_mmrla.py made gets back the names, order and tensors of
-the file that it was made of, without the optimizer's state.
+A checkpoint made by rlanet_to_mmrla.py gets back the names, order and tensors of the
+original file, without the optimizer's state.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of an export."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -28,7 +28,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Export."""
+    """Convert the file and write the result."""
     args = parse_args(argv)
     exported = export(load_foreign(args.src))
     save_file(exported.checkpoint, args.dst)

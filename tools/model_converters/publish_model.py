@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Make a checkpoint ready to publish: weights and meta, hash in the name.
+"""Prepare a checkpoint for publication: weights and meta, hash in the name.
 
-Optimizer, schedulers and logs are left out. Eight digits of the file's SHA-256 are
-added to its name, where MMEngine and torch.hub look for them. What is written can be
-loaded with weights_only=True.
+Optimizer, schedulers and logs are dropped. Eight digits of the file's SHA-256 are added
+to its name, where MMEngine and torch.hub look for them. The file can be loaded with
+weights_only=True.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a publication."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,12 +43,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def plain(value: Any, dropped: List[str], path: str) -> Any:
-    """The part of a value that is made of tensors, numbers, text and containers.
+    """The part of a value that consists of tensors, numbers, text and containers.
 
     Args:
         value: Any value.
-        dropped: Gets the paths of what is left out.
-        path: Where the value is.
+        dropped: Collects the paths of dropped parts.
+        path: Path of the value.
     """
     if isinstance(value, np.generic):
         return value.item()
@@ -70,7 +70,7 @@ def plain(value: Any, dropped: List[str], path: str) -> Any:
 def publish(
     in_file: str, out_file: str, save_keys: List[str]
 ) -> Tuple[Path, List[str]]:
-    """Write the checkpoint to publish.
+    """Write the checkpoint for publication.
 
     Args:
         in_file: Checkpoint to read.
@@ -78,7 +78,7 @@ def publish(
         save_keys: Entries to keep.
 
     Returns:
-        The file written, and what was left out.
+        The written file and the dropped parts.
 
     Raises:
         UserError: If there are no weights in the file or it cannot be written.
@@ -103,7 +103,7 @@ def publish(
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Publish."""
+    """Write the file and report what was dropped."""
     args = parse_args(argv)
     final, dropped = publish(args.in_file, args.out_file, args.save_keys)
     if dropped:

@@ -2,9 +2,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Convert a checkpoint of the released RLANet code to mmrla.
 
-Reads the published .pth.tar and .pth files and others of the released code, and
-writes a checkpoint that the matching config loads. A plain ResNet needs no
-conversion: a config names it as it is.
+Reads the published .pth.tar and .pth files, and others written by the released code,
+and writes a checkpoint for the matching config. A plain ResNet needs no conversion:
+name it in the config.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a conversion."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def describe(converted: Converted) -> List[str]:
-    """What was recognised, in lines."""
+    """Describe what was recognised."""
     arch, meta = converted.network.arch, converted.checkpoint['meta']
     network = f'{converted.detector} with {arch}' if converted.detector else arch
     lines = [
@@ -66,7 +66,7 @@ def describe(converted: Converted) -> List[str]:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Convert a file, say what it is, write the result."""
+    """Convert the file, report what it is, write the result."""
     args = parse_args(argv)
     converted = convert(args.src, args.arch, args.task)
     print('\n'.join(describe(converted)))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Run a checkpoint on a fixed input and compare with golden outputs.
+"""Run a checkpoint on a fixed input and compare it with golden outputs.
 
-Reports the difference to a golden file (.npz: the scores under the network's name,
-every eighth channel of the stage outputs under NAME:feat0 to NAME:feat3) and a table
-of layers that look wrong. Ends with status 1 if an output differs or a layer has NaN,
-infinity, zeros alone or a negative variance.
+Reports the difference to a golden file (.npz: scores under the network's name, every
+eighth channel of the stage outputs under NAME:feat0 to NAME:feat3) and a table of
+suspicious layers. The exit status is 1 if an output differs or a layer has NaN,
+infinity, only zeros or a negative variance.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mmrla.engine.errors import one_line_errors
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """The options of a verification."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,7 +69,7 @@ def read_golden(path: str) -> dict:
 
 @one_line_errors
 def main(argv: Optional[List[str]] = None) -> None:
-    """Verify."""
+    """Run the checkpoint and print the report."""
     args = parse_args(argv)
     golden = read_golden(args.golden) if args.golden else None
     checkpoint = load_foreign(args.checkpoint)
