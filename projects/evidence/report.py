@@ -50,11 +50,13 @@ _AP = (
     *(Score(f'coco/{name}_precision', f'AP {name}') for name in ('RBC', 'WBC')),
     Score('coco/Platelets_precision', 'AP Platelets'),
 )
+_ERROR = (Score('accuracy/top1', 'Error', -1.0, 100.0),)
 #: Scores of each experiment; networks are compared by the first one.
 SCORES: Dict[str, Tuple[Score, ...]] = {
     'retinanet': _AP,
     'faster-rcnn': _AP,
-    'resnet20': (Score('accuracy/top1', 'Error', -1.0, 100.0),),
+    'resnet20': _ERROR,
+    'resnet20-scratch': _ERROR,
 }
 
 
