@@ -11,6 +11,7 @@ from typing import List, Optional
 from inputs import add_arguments, image_files, network_config, ready_checkpoint
 from mmdet.apis import DetInferencer
 
+from mmrla.analysis.plots import with_palette
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.models.fused import switch_to_deploy
@@ -44,7 +45,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         show_progress=False,
     )
     inferencer.model = switch_to_deploy(inferencer.model, only_rla=True)
-    classes = inferencer.model.dataset_meta['classes']
+    meta = inferencer.visualizer.dataset_meta = with_palette(inferencer.model.dataset_meta)
     # Batch by batch, so that lines come as images are done.
     for start in range(0, len(files), args.batch_size):
         batch = files[start : start + args.batch_size]
@@ -57,7 +58,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         )
         for file, result in zip(batch, results['predictions']):
             found = [
-                f'{classes[label]} {score:.2f}'
+                f'{meta["classes"][label]} {score:.2f}'
                 for label, score in zip(result['labels'], result['scores'])
                 if score >= args.score_thr
             ]
