@@ -45,7 +45,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         show_progress=False,
     )
     inferencer.model = switch_to_deploy(inferencer.model, only_rla=True)
-    meta = inferencer.visualizer.dataset_meta = with_palette(inferencer.model.dataset_meta)
+    meta = inferencer.visualizer.dataset_meta = with_palette(
+        inferencer.model.dataset_meta
+    )
     # Batch by batch, so that lines come as images are done.
     for start in range(0, len(files), args.batch_size):
         batch = files[start : start + args.batch_size]

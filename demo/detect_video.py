@@ -14,13 +14,13 @@ import torch
 from inputs import CHECKPOINT, network_config, ready_checkpoint
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import VISUALIZERS
-from rich.progress import track
 
 from mmrla.analysis.plots import with_palette
 from mmrla.engine.checkpoint_io import use_safe_loading
 from mmrla.engine.errors import one_line_errors
 from mmrla.errors import UserError
 from mmrla.models.fused import switch_to_deploy
+from mmrla.progress import Progress
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     if not writer.isOpened():
         raise UserError(f'{args.out}: cannot be written as an .mp4 video')
-    for frame in track(video, args.out, total=len(video)):
+    for frame in Progress.over(video, len(video), 'frames'):
         result = inference_detector(model, frame)
         visualizer.add_datasample(
             'frame',
@@ -67,7 +67,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         )
         writer.write(mmcv.rgb2bgr(visualizer.get_image()))
     writer.release()
-    print(f'{args.out}: {len(video)} frames')
+    print(f'written: {args.out}')
 
 
 if __name__ == '__main__':

@@ -19,9 +19,9 @@ from mmengine.config import Config
 from torch import nn
 
 from ..models.fused import switch_to_deploy, switch_to_fused_training
+from ..progress import Progress
 from ..registry import type_name
 from .networks import build, is_detector
-from .progress import Progress
 from .runtimes import export, open_session, profile, quantise
 
 #: What autocast computes with; int8 is for other runtimes.

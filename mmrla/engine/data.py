@@ -34,6 +34,7 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from ..errors import UserError, one_line
+from ..progress import Progress
 from . import coco
 
 __all__ = [
@@ -605,6 +606,7 @@ def _look_at_images(part: _Part, deadline: float) -> None:
     if not is_on_disk and deadline < np.inf:
         indices = np.unique(np.linspace(0, number - 1, _SAMPLES).astype(int))
     other: List[str] = []
+    progress = Progress(len(indices), f'images of {part.key}')
     # Most of the time is spent waiting for the disk.
     with ThreadPoolExecutor(16) as pool:
         for start in range(0, len(indices), _CHUNK):
@@ -622,6 +624,7 @@ def _look_at_images(part: _Part, deadline: float) -> None:
                 found = size if is_good else _load(load, info, is_on_disk)
                 if size and found and found != size:
                     other.append(f'{info["img_path"]} is {_by(found)}, not {_by(size)}')
+            progress.update(len(chunk))
     if other:
         _warn(
             f'{part.key}: {len(other)} images do not have the size in {part.source}: '

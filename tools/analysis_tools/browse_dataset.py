@@ -19,6 +19,7 @@ from mmrla.analysis import plots
 from mmrla.engine import checks, config, data, layout
 from mmrla.engine.errors import config_errors, one_line_errors
 from mmrla.errors import UserError
+from mmrla.progress import Progress
 from mmrla.registry import default_scope, type_name
 
 #: Classified images with a shorter side are enlarged, so that text is readable.
@@ -108,7 +109,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not number:
         raise UserError(f'{args.config}: the data set of {args.part} has no image')
     width, drawn = len(str(len(dataset) - 1)), 0
-    for index in np.linspace(0, len(dataset) - 1, number).astype(int):
+    indices = np.linspace(0, len(dataset) - 1, number).astype(int)
+    for index in Progress.over(indices, number, 'images'):
         item = dataset[int(index)]
         for branch, (inputs, sample) in branches(item).items():
             image = inputs.permute(1, 2, 0).numpy()

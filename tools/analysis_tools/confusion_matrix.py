@@ -18,13 +18,13 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from mmrla.analysis import plots
-from mmrla.analysis.progress import Progress
 from mmrla.engine.checks import check_complete, check_file
 from mmrla.engine.config import add_cfg_options, load_config
 from mmrla.engine.errors import one_line_errors
 from mmrla.engine.layout import build_dataset
 from mmrla.engine.upstream import load_tool
 from mmrla.errors import UserError
+from mmrla.progress import Progress
 
 #: Most classes for which numbers are written into the cells.
 _NUMBERED = 25
