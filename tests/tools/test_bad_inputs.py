@@ -29,12 +29,13 @@ COMMAND = 'MMRLA_WRITE_TABLE=1 python -m pytest tests/tools/test_bad_inputs.py'
 
 HEAD = f"""# Bad inputs
 
-What the tools do with inputs that are wrong or unusual. The page is written by
-`{COMMAND}`; without the
-variable the test compares. What is refused is refused before training begins, with
+How the tools answer wrong or unusual inputs. They refuse before training begins, with
 the exit status in parentheses and one line that names the culprit and the remedy
-(`MMRLA_DEBUG=1` brings the traceback). For data, `tools/misc/check_data.py` says the
-same as `tools/train.py`.
+(`MMRLA_DEBUG=1` adds the traceback). For data, `mmrla check` gives the same answers as
+`mmrla train`.
+
+`{COMMAND}` writes this page; without
+the variable the test compares.
 """
 
 #: Lines of the page by section and input, as they come up.
@@ -83,50 +84,46 @@ class Refused(NamedTuple):
 
 OPTIONS = '--cfg-options'
 TRAIN = {
-    'config that is not there': Refused(['{tmp}/none.py'], 'none.py'),
+    'missing config': Refused(['{tmp}/none.py'], 'none.py'),
     'folder as config': Refused(['{tmp}'], 'config '),
     'config with a syntax error': Refused(['{syntax}'], 'syntax.py'),
-    'base that is not there': Refused(['{nobase}'], 'nobase.py'),
+    'missing base': Refused(['{nobase}'], 'nobase.py'),
     'base file as config': Refused(['{empty}'], 'empty.py'),
-    'option that fits nothing': Refused(
+    'option that matches nothing': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.9.x=1'],
         '--cfg-options',
     ),
-    'data root that is not there': Refused(
+    'missing data root': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.data_root=nowhere'],
         'train_dataloader.dataset.data_root',
     ),
-    'image folder that is not there': Refused(
+    'missing image folder': Refused(
         ['{config}', OPTIONS, 'val_dataloader.dataset.data_prefix.img=nope'],
         'val_dataloader.dataset.data_prefix.img',
     ),
-    'annotation file that is not there': Refused(
+    'missing annotation file': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.ann_file=x.json'],
         'train_dataloader.dataset.ann_file',
     ),
-    'annotation file of the metric that is not there': Refused(
+    'missing annotation file of the metric': Refused(
         ['{config}', OPTIONS, 'val_evaluator.ann_file=x.json'],
         'val_evaluator.ann_file',
     ),
     '--auto-scale-lr without a batch size': Refused(
         ['{config}', '--auto-scale-lr'], 'base_batch_size'
     ),
-    '--amp with an optimizer wrapper of its own': Refused(
+    '--amp with a custom optimizer wrapper': Refused(
         ['{config}', '--amp', OPTIONS, 'optim_wrapper.type=Mine'], '--amp'
     ),
-    '--resume with a file that is not there': Refused(
-        ['{config}', '--resume', 'x.pth'], 'x.pth'
-    ),
+    '--resume with a missing file': Refused(['{config}', '--resume', 'x.pth'], 'x.pth'),
     '--resume with a torn checkpoint': Refused(
         ['{config}', '--resume', '{torn}'], 'torn.pth'
     ),
     '--resume with weights only': Refused(
         ['{config}', '--resume', '{weights}'], 'weights.pth'
     ),
-    'load_from that is not there': Refused(
-        ['{config}', OPTIONS, 'load_from=x.pth'], 'x.pth'
-    ),
-    'pretrained weights that are not there': Refused(
+    'missing load_from': Refused(['{config}', OPTIONS, 'load_from=x.pth'], 'x.pth'),
+    'missing pretrained weights': Refused(
         [
             '{config}',
             OPTIONS,
@@ -136,34 +133,32 @@ TRAIN = {
         'x.pth',
     ),
     'file as work_dir': Refused(['{config}', '--work-dir', '{config}'], '--work-dir'),
-    'launcher that did not start it': Refused(
+    'launcher that did not start the process': Refused(
         ['{config}', '--launcher', 'slurm'], 'SLURM_PROCID'
     ),
 }
 #: These are found when the model and the data are built.
 VALUES = {
-    'depth that there is not': Refused(
+    'unknown depth': Refused(
         ['{config}', OPTIONS, 'model.backbone.depth=51'],
         '51',
     ),
-    'argument that there is not': Refused(
+    'unknown argument': Refused(
         ['{config}', OPTIONS, 'model.backbone.dept=50'], "'dept'"
     ),
-    'class that there is not': Refused(
+    'unknown class': Refused(
         ['{config}', OPTIONS, 'model.backbone.type=RLAResNett'], 'RLAResNett'
     ),
-    'transform that there is not': Refused(
+    'unknown transform': Refused(
         ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.0.type=No'],
         ' No ',
     ),
-    'metric that there is not': Refused(
-        ['{config}', OPTIONS, 'val_evaluator.metric=box'], 'box'
-    ),
-    'head for more classes than the data has': Refused(
+    'unknown metric': Refused(['{config}', OPTIONS, 'val_evaluator.metric=box'], 'box'),
+    'head with more classes than the data': Refused(
         ['{config}', OPTIONS, 'model.roi_head.bbox_head.num_classes=3'],
         'roi_head.bbox_head',
     ),
-    'masks asked for, and none there': Refused(
+    'masks required but not annotated': Refused(
         [
             '{config}',
             OPTIONS,
@@ -183,15 +178,15 @@ VALUES = {
 }
 #: These are found when the training is built, or what it starts from is loaded.
 LATE = {
-    'optimizer that there is not': Refused(
+    'unknown optimizer': Refused(
         ['{config}', OPTIONS, 'optim_wrapper.optimizer.type=Adamm'],
         "optim_wrapper.optimizer.type='Adamm'",
     ),
-    'argument that an optimizer has not': Refused(
+    'unknown argument of the optimizer': Refused(
         ['{config}', OPTIONS, 'optim_wrapper.optimizer.lrr=1'],
         'optim_wrapper.optimizer.lrr=1',
     ),
-    'constructor of optimizers that there is not': Refused(
+    'unknown optimizer constructor': Refused(
         ['{config}', OPTIONS, 'optim_wrapper.constructor=None1'],
         "optim_wrapper.constructor='None1'",
     ),
@@ -203,18 +198,18 @@ LATE = {
         ],
         'not RLAResNet',
     ),
-    'scheduler that there is not': Refused(
+    'unknown scheduler': Refused(
         ['{config}', OPTIONS, 'param_scheduler.0.type=LinearLRR'],
         "param_scheduler.0.type='LinearLRR'",
     ),
-    'loop that there is not': Refused(
+    'unknown loop': Refused(
         ['{config}', OPTIONS, 'train_cfg.type=NoLoop'], "train_cfg.type='NoLoop'"
     ),
-    'hook that there is not': Refused(
+    'unknown hook': Refused(
         ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
         "default_hooks.timer.type='NoHook'",
     ),
-    'hook that does not go with the model': Refused(
+    'hook that does not fit the model': Refused(
         ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
         "default_hooks.timer.type='MeanTeacherHook'",
     ),
@@ -227,7 +222,7 @@ LATE = {
     ),
 }
 TEST = {
-    'checkpoint that is not there': Refused(['{config}', '{tmp}/none.pth'], 'none.pth'),
+    'missing checkpoint': Refused(['{config}', '{tmp}/none.pth'], 'none.pth'),
     'folder as checkpoint': Refused(['{config}', '{tmp}'], 'checkpoint '),
     'empty file as checkpoint': Refused(['{config}', '{tmp}/zero.pth'], 'zero.pth'),
     'truncated checkpoint': Refused(['{config}', '{torn}'], 'torn.pth'),
@@ -236,7 +231,7 @@ TEST = {
         ['{config}', '{tmp}/nothing.pth'], 'nothing.pth'
     ),
     'weights of another network': Refused(['{config}', '{tmp}/other.pth'], 'other.pth'),
-    'weights of a part of the network': Refused(
+    'weights of only a part of the network': Refused(
         ['{config}', '{tmp}/partly.pth'],
         'roi_head.bbox_head.fc_cls.weight',
     ),
@@ -244,18 +239,18 @@ TEST = {
         ['{config}', '{good}', OPTIONS, 'model.neck.out_channels=24'],
         'neck.lateral_convs.0.conv.weight',
     ),
-    '--out that is no pickle': Refused(
+    '--out that is not a pickle file': Refused(
         ['{config}', '{good}', '--out', 'out.json'], 'out.json'
     ),
     '--tta with masks': Refused(
         ['{config}', '{good}', '--tta', OPTIONS, 'test_evaluator.metric=segm'],
         '--tta',
     ),
-    '--show without a hook that paints': Refused(
+    '--show without a visualization hook': Refused(
         ['{config}', '{good}', '--show', OPTIONS, 'default_hooks.visualization=None'],
         'default_hooks.visualization',
     ),
-    'test data that is not there': Refused(
+    'missing test data': Refused(
         ['{config}', '{good}', OPTIONS, 'test_dataloader.dataset.data_root=nowhere'],
         'test_dataloader.dataset.data_root',
     ),
@@ -354,7 +349,7 @@ ANNOTATIONS: Dict[str, Any] = {
     'no images': (lambda c: c.pop('images'), 'images'),
     'no categories': (lambda c: c.pop('categories'), 'categories'),
     'images by name': (lambda c: c.update(images={'a': 1}), 'images'),
-    'entry that is no object': (
+    'entry that is not an object': (
         lambda c: c['annotations'].append(3),
         'entry 16 of annotations',
     ),
@@ -406,11 +401,11 @@ ANNOTATIONS: Dict[str, Any] = {
         "'blue'",
     ),
     'no image left': (lambda c: c.update(images=[]), 'data.py'),
-    'image much longer than high': (
+    'image much wider than high': (
         _with('images', width=9000, height=20),
         '9000x20',
     ),
-    'file name of no image': (_with('images', file_name='x.png'), 'x.png'),
+    'file that is not an image': (_with('images', file_name='x.png'), 'x.png'),
 }
 
 #: No model: for what is found in the data alone.
@@ -556,7 +551,7 @@ FOLDERS: Dict[str, Any] = {
         lambda root: (root / 'val/dark').rename(root / 'val/darker'),
         "'dark'",
     ),
-    'folder of the split that is not there': (
+    'missing folder of the split': (
         lambda root: (root / 'train').rename(root / 'training'),
         'folders/train',
     ),
@@ -618,11 +613,13 @@ USED = {
     ),
     'crowd': Used('neither object nor background', 1, dict(iscrowd=1)),
     'box with ignore': Used('left out', 0, dict(ignore=1)),
-    'box of a class that is not asked for': Used('left out', 0, dict(category_id=3)),
-    'box of a category that the file has not': Used(
+    'box of a class that the config does not name': Used(
+        'left out', 0, dict(category_id=3)
+    ),
+    'box of a category that is not in the file': Used(
         'left out, with a warning', 0, dict(category_id=9)
     ),
-    'box of an image that the file has not': Used(
+    'box of an image that is not in the file': Used(
         'left out, with a warning', 0, dict(image_id=999)
     ),
     'grey image': Used(AS_IMAGE, image=lambda image: image.convert('L')),
