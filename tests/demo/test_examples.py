@@ -16,6 +16,7 @@ import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
 
+from mmrla.analysis.plots import class_colours
 from mmrla.checkpoints import convert as convert_module
 from mmrla.checkpoints.convert import convert, convert_once
 from mmrla.engine.checkpoint_io import save_file
@@ -123,6 +124,28 @@ def test_detect_in_a_folder(detector, photos, tmp_path, capsys):
     for name in ('a.png', 'b.jpg'):
         assert cv2.imread(str(tmp_path / 'vis' / name)) is not None
     assert len(list((tmp_path / 'preds').glob('*.json'))) == 2
+
+
+def test_one_palette(detector, photos, tmp_path, monkeypatch):
+    """Classes of one's own data: CocoDataset brings COCO's colours, two reds first."""
+    from mmdet.datasets import CocoDataset
+    from mmdet.visualization import DetLocalVisualizer
+
+    checkpoint = torch.load(detector)
+    meta = dict(classes=('a', 'b', 'c'), palette=CocoDataset.METAINFO['palette'])
+    checkpoint['meta']['dataset_meta'] = meta
+    save_file(checkpoint, tmp_path / 'own.pth')
+    palettes = []
+    draw = DetLocalVisualizer.add_datasample
+
+    def add_datasample(self, *args, **kwargs):
+        palettes.append(self.dataset_meta['palette'])
+        draw(self, *args, **kwargs)
+
+    monkeypatch.setattr(DetLocalVisualizer, 'add_datasample', add_datasample)
+    files = tmp_path / 'own.pth', photos / 'a.png', '--out-dir', tmp_path
+    example('detect_image')(*files, '--device', 'cpu', '--score-thr', 2)
+    assert palettes == [class_colours(3)]
 
 
 @pytest.fixture
