@@ -1,12 +1,16 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Errors that a user can put right, shown as one line instead of a traceback."""
 
+import ast
+import difflib
 import errno
 import functools
 import hashlib
+import inspect
 import os
 import re
 import sys
+import textwrap
 import traceback
 from contextlib import contextmanager
 from types import FrameType
@@ -28,9 +32,11 @@ from urllib.error import URLError
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS, Registry
 
 from ..errors import UserError, one_line
 from ..models.pretrained import WeightsMismatchError
+from ..models.rla import RLA
 from ..models.wiring import WiringMismatchError
 
 __all__ = ['DEBUG', 'at_error', 'config_errors', 'one_line_errors']
@@ -183,6 +189,8 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+# What is worth showing of the values of an assertion.
+_PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 #: What constructors raise for values that they do not take.
 _COMPLAINTS = (
     ValueError,
@@ -225,15 +233,92 @@ def config_errors(
             where = ''
             text = 'a data set has no image left to use; check annotations and filters'
         remedy = f' ({DEBUG}=1 shows where)'
-        if 'unexpected keyword argument' in text:
-            remedy = ' (if a base config has it, say _delete_=True in the dict)'
         if isinstance(error, ValueError):
             remedy = ''
         else:
+            text, remedy = _explain(error, text), _hint(error) or remedy
             name = type(error).__name__
             text = f'{name}: {text}' if text else name
         where = f'{where}: ' if where else ''
         raise UserError(f'{path}: {where}{text}{remedy}') from error
+
+
+def _explain(error: BaseException, text: str) -> str:
+    """What is wrong, where a library's error does not say it."""
+    if isinstance(error, AssertionError):
+        return _condition(error, text)
+    if text.startswith('Cannot find None'):  # MMCV's, for a layer that there is not
+        kind = next(_locals(error, 'layer_type'), None)
+        return text.replace('None', repr(kind), 1)
+    return text
+
+
+def _condition(error: AssertionError, text: str) -> str:
+    """What an ``assert`` asks for, whose text does not say it, and what it saw."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    try:
+        lines, first = inspect.getsourcelines(frame.f_code)
+        tree = ast.parse(textwrap.dedent(''.join(lines)))
+    except (OSError, SyntaxError):
+        return text
+    line -= max(first, 1) - 1
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and line in range(
+            node.lineno, (node.end_lineno or node.lineno) + 1
+        ):
+            names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+            if any(name in text for name in names):
+                return text
+            values = [
+                f'{name}={textwrap.shorten(repr(value), 120)}'
+                for name, value in frame.f_locals.items()
+                if name in names and isinstance(value, _PLAIN)
+            ]
+            condition = f'{ast.unparse(node.test)} does not hold'
+            found = ': '.join([condition, ', '.join(values)]) if values else condition
+            return f'{text} ({found})' if text else found
+    return text
+
+
+def _hint(error: BaseException) -> str:
+    """What an argument or a class that there is not may be meant to be."""
+    text = one_line(error)
+    argument = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if argument:
+        built = next(_locals(error, 'obj_cls'), None)
+        known = [
+            name
+            for cls in (inspect.getmro(built) if inspect.isclass(built) else ())
+            if '__init__' in vars(cls)
+            for name in inspect.signature(vars(cls)['__init__']).parameters
+        ]
+        near = difflib.get_close_matches(argument[1], known, n=1)
+        meant = f'is {near[0]!r} meant? ' if near else ''
+        return f' ({meant}if a base config has it, say _delete_=True in the dict)'
+    unknown = re.match(r'([\w.]+) is not in the [\w:]+ registry', text)
+    if not unknown:
+        return ''
+    kind = _bare(unknown[1])
+    registry = next(_locals(error, 'registry'), None)
+    names: List[str] = []
+    while isinstance(registry, Registry):
+        names += registry.module_dict
+        registry = registry.parent
+    near = difflib.get_close_matches(kind, names, n=1, cutoff=0.8)
+    if kind.startswith('RLA'):
+        networks = {
+            name[len('RLA') :]
+            for registry in (MODELS, *MODELS.children.values())
+            for name, cls in registry.module_dict.items()
+            if inspect.isclass(cls) and issubclass(cls, RLA)
+        }
+        return f' (RLA exists over {", ".join(sorted(networks))})'
+    return f' (is {near[0]!r} meant?)' if near else ''
+
+
+def _locals(error: BaseException, name: str) -> Iterator[Any]:
+    """Values of a local variable in the frames of an error, the innermost first."""
+    return (f.f_locals[name] for f in _frames(error) if name in f.f_locals)
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

@@ -5,6 +5,7 @@ import difflib
 import functools
 import os
 import shutil
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
@@ -278,7 +279,7 @@ def check_training(model: nn.Module, cfg: Config) -> None:
         UserError: mmdet's layer-wise decay, MMEngine's efficient_conv_bn_eval, an
             optimizer that there is not.
     """
-    model = unwrapped(model)
+    whole, model = model, unwrapped(model)
     backbones = {n: m for n, m in model.named_modules() if isinstance(m, RLA)}
     optim_wrapper = cfg.get('optim_wrapper') or {}
     constructor = optim_wrapper.get('constructor')
@@ -301,6 +302,14 @@ def check_training(model: nn.Module, cfg: Config) -> None:
                 )
     fused = cfg.get('efficient_conv_bn_eval') or []
     for name in [fused] if isinstance(fused, str) else fused:
+        try:
+            attrgetter(name)(whole)
+        except AttributeError as error:
+            raise UserError(
+                f'{cfg.filename}: efficient_conv_bn_eval={fused!r}: '
+                f'{type(whole).__name__} has no module {name!r}, it has '
+                + ', '.join(name for name, _ in whole.named_children())
+            ) from error
         inside = [
             type(backbone).__name__
             for path, backbone in backbones.items()

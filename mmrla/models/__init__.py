@@ -3,8 +3,11 @@
 
 from importlib.util import find_spec
 
-from . import backbones
-from .backbones import *  # noqa: F403
+from mmengine.registry import MODELS
+
+from .backbones.densenet_bc import DenseNetBC
+from .backbones.preact_resnet import PreActResNet, RLAPreActResNet
+from .backbones.xception import RLAXception, Xception
 from .layers import CBAM, ECALayer, SELayer
 from .necks import RLANeck
 from .pretrained import WeightsMismatchError
@@ -13,17 +16,34 @@ from .wiring import WiringMismatchError
 
 __all__ = [
     'CBAM',
+    'DenseNetBC',
     'ECALayer',
+    'PreActResNet',
     'RLA',
     'RLANeck',
+    'RLAPreActResNet',
     'RLAUnit',
+    'RLAXception',
     'SELayer',
     'WeightsMismatchError',
     'WiringMismatchError',
-    *backbones.__all__,
+    'Xception',
 ]
 
 if find_spec('mmpretrain'):
+    from .backbones import over_mmpretrain
+    from .backbones.over_mmpretrain import *  # noqa: F403
     from .heads import RLALinearClsHead
 
-    __all__ += ['RLALinearClsHead']
+    __all__ += ['RLALinearClsHead', *over_mmpretrain.__all__]
+
+if find_spec('mmdet'):
+    from .backbones import over_mmdet
+    from .backbones.over_mmdet import *  # noqa: F403 - of one name, mmdet's network
+
+    __all__ += [name for name in over_mmdet.__all__ if name not in __all__]
+elif find_spec('mmpretrain'):
+    # The names mean mmpretrain's networks everywhere.
+    for _name in over_mmpretrain.__all__:
+        if _name.startswith('RLA'):
+            MODELS.register_module(module=getattr(over_mmpretrain, _name))

@@ -290,6 +290,13 @@ class RLA(BaseModule):
         check_range('rla_channels', rla_channels, 0, 4096)
         check_choice('integration', integration, self.integrations)
         check_choice('cell', cell, CELLS)
+        for name, value in (
+            ('shared', shared),
+            ('exchange', exchange),
+            ('return_hidden', return_hidden),
+            ('freeze_rla', freeze_rla),
+        ):
+            check_choice(name, value, (True, False))  # 'no' would be true
         if return_hidden and not rla_channels:
             raise ValueError('return_hidden=True needs rla_channels of at least 1')
         super().__init__(*args, **kwargs)

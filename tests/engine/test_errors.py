@@ -158,6 +158,35 @@ def test_the_key_of_what_was_being_built_is_named(built, key):
     assert f'{key}: KeyError: {built["type"]} is not in' in str(caught.value)
 
 
+DCN = dict(dcn=dict(type='DCN'), stage_with_dcn=(True,) * 4)
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (dict(style='no'), r"style in \['pytorch', 'caffe'\] does not .*: style='no'"),
+        (dict(strides=(1, 2)), r'len\(strides\) == .*num_stages=4, strides=\(1, 2\)'),
+        (dict(depth=18, **DCN), r'Not implemented yet. \(dcn is None does not'),
+        (dict(norm_cfg=dict(type='BNN')), "Cannot find 'BNN' in registry"),
+        (
+            dict(rla_chanels=1),
+            "argument 'rla_chanels' .is 'rla_channels' meant.*_delete",
+        ),
+        (dict(dcm=1), r"argument 'dcm' .is 'dcn' meant"),
+        (dict(type='RLAHRNet'), 'RLAHRNet is not in .*exists over .*ResNeXt, ResNet,'),
+        (dict(type='ResNetV1e'), "ResNetV1e is not in .*is 'ResNetV1"),
+        (dict(type='Nothing'), r'Nothing is not in .*DEBUG=1'),
+    ],
+)
+def test_what_libraries_leave_out_is_said(no_init, cfg, message):
+    pytest.importorskip('mmdet')
+    from mmdet.registry import MODELS
+
+    cfg = dict(dict(type='RLAResNet', depth=50, base_channels=8), **cfg)
+    with pytest.raises(UserError, match=message), config_errors('a.py'):
+        MODELS.build(cfg)
+
+
 def test_only_complaints_of_hooks_are_the_configs():
     complaints = (AssertionError, ValueError)
     with pytest.raises(UserError), config_errors(Config(TREE), 'x', complaints):

@@ -223,11 +223,13 @@ def test_what_layer_decay_does_not_take(no_init, backbone, rate, message):
         (dict(optimizer=dict(type='Adamm')), 4, "type='Adamm'.*is 'Adam' meant"),
         (dict(), 4, r"efficient_conv_bn_eval=\['backbone'\].*RLAResNet"),
         (dict(), 0, None),
+        (None, 0, r"no module 'bakbone', it has backbone"),
     ],
 )
 def test_ways_of_training_that_there_are_not(no_init, change, rla_channels, message):
     model = Net(backbone=RLAResNet(18, rla_channels=rla_channels, base_channels=8))
-    cfg = Config(dict(optim_wrapper=change, efficient_conv_bn_eval=['backbone']))
+    fused = ['backbone'] if change is not None else ['bakbone']
+    cfg = Config(dict(optim_wrapper=change, efficient_conv_bn_eval=fused))
     if message is None:
         check_training(model, cfg)
         return

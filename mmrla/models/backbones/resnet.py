@@ -1,13 +1,16 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What RLA needs to know of the blocks of mmdet's and mmpretrain's ResNets."""
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.plugins import apply_plugins
+from ..checks import check_choice, check_range
+from ..layers.plugins import apply_plugins, check_plugins
 from ..rla import RLA
+
+_POSITIONS = ('after_conv1', 'after_conv2', 'after_conv3')
 
 
 class RLAOverResNet(RLA):
@@ -16,6 +19,20 @@ class RLAOverResNet(RLA):
     The first conv of a block reads concat(x, h): its addend is a conv of h like
     it, 1x1 in a bottleneck and 3x3 in a basic block.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # What upstream refuses without the allowed values, or not at all.
+        num_stages = kwargs.get('num_stages', 4)
+        if 'depth' in kwargs:
+            check_choice('depth', kwargs['depth'], self.arch_settings)
+        for index in kwargs.get('out_indices', ()):
+            check_range('out_indices entry', index, 0, num_stages - 1)
+        check_plugins(kwargs.get('plugins'), num_stages, _POSITIONS)
+        super().__init__(*args, **kwargs)
+
+    def _freeze_stages(self) -> None:
+        check_range('frozen_stages', self.frozen_stages, -1, self.num_stages)
+        super()._freeze_stages()
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, stem_channels, H/4, W/4)."""

@@ -6,6 +6,8 @@ from typing import Any, Iterable, List, Optional, Sequence
 from mmcv.cnn import build_plugin_layer
 from torch import Tensor, nn
 
+from ..checks import check_choice
+
 
 def add_plugins(
     layers: Sequence[Iterable[nn.Module]],
@@ -35,16 +37,9 @@ def add_layer_plugins(
     plugins: Optional[Sequence[dict]],
 ) -> None:
     """:func:`add_plugins` for layer i (from 0) of ``num_layers``."""
+    check_plugins(plugins, num_layers, ['after_conv3'])
     for plugin in plugins or ():
-        position = plugin.get('position', 'after_conv3')
         stages = plugin.get('stages') or [True] * num_layers
-        if position != 'after_conv3':
-            raise ValueError(f"position={position!r}: only 'after_conv3' is possible")
-        if len(stages) < num_layers:
-            raise ValueError(
-                f'stages={tuple(stages)!r} needs one entry for each of the '
-                f'{num_layers} layers'
-            )
         for block, width in zip(layer if stages[i] else (), channels):
             cfg = dict(plugin['cfg'])
             name, module = build_plugin_layer(
@@ -53,6 +48,30 @@ def add_layer_plugins(
             block.add_module(name, module)
             names = plugin_names(block, 3)
             block.after_conv3_plugin_names = [*names, name]
+
+
+def check_plugins(
+    plugins: Optional[Sequence[dict]], num_layers: int, positions: Sequence[str]
+) -> None:
+    """Raise ValueError unless ``plugins`` is what mmdet's ResNet takes.
+
+    Args:
+        plugins: The argument of a network.
+        num_layers: Layers of blocks, each with an entry of ``stages``.
+        positions: The allowed values of ``position``.
+    """
+    if not isinstance(plugins, (list, tuple, type(None))):
+        raise ValueError(f'plugins={plugins!r} is not a list of dicts')
+    for plugin in plugins or ():
+        if not isinstance(plugin, dict) or not {'cfg', 'position'} <= set(plugin):
+            raise ValueError(f"plugins entry {plugin!r} has no 'cfg' and 'position'")
+        check_choice('position', plugin['position'], positions)
+        stages = plugin.get('stages')
+        if stages and len(stages) < num_layers:
+            raise ValueError(
+                f'stages={tuple(stages)!r} needs one entry for each of the '
+                f'{num_layers} layers'
+            )
 
 
 def plugin_names(block: nn.Module, position: int) -> List[str]:

@@ -87,10 +87,26 @@ def test_layer_names_and_shapes_of_the_released_stages() -> None:
         }
 
 
+def _plugin(**kwargs: Any) -> dict:
+    plugin = dict(cfg=dict(type='ECALayer'), position='after_conv3')
+    return dict(plugins=[{**plugin, **kwargs}])
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'error', 'message'),
     [
-        (dict(depth=51), KeyError, 'invalid depth 51'),
+        (dict(depth=51), ValueError, r'depth=51 is not one of 18, 34, 50, 101, 152'),
+        (dict(frozen_stages=5), ValueError, r'frozen_stages=5 is not .* -1 to 4'),
+        (dict(out_indices=(0, -1)), ValueError, r'out_indices entry=-1 .* 0 to 3'),
+        (dict(freeze_rla='no'), ValueError, r"freeze_rla='no' is not one of True"),
+        (_plugin(position='after_conv4'), ValueError, r"'after_conv4' .*'after_conv1'"),
+        (
+            _plugin(stages=(True,)),
+            ValueError,
+            r'stages=\(True,\) needs one .* 4 layers',
+        ),
+        (dict(plugins=[dict(cfg={})]), ValueError, r"has no 'cfg' and 'position'"),
+        (dict(plugins=dict(cfg={})), ValueError, r'is not a list of dicts'),
         (dict(integration='v7'), ValueError, r"integration='v7' is not one of .*'v6'"),
         (dict(cell='gru'), ValueError, r"cell='gru' is not one of .*'convgru'"),
         (

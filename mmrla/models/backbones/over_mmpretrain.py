@@ -1,9 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""RLA over mmpretrain's ResNets: what ``RLAResNet`` means in an mmpretrain config."""
+"""RLA over mmpretrain's networks: what ``RLAResNet`` means in an mmpretrain config."""
 
 from typing import Any, List, Optional
 
 from mmpretrain.models.backbones import (
+    MobileNetV2,
     RegNet,
     Res2Net,
     ResNeSt,
@@ -21,7 +22,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.plugins import add_layer_plugins, plugin_names
+from .mobilenet_v2 import RLAOverMobileNetV2
 from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
+
+__all__ = [
+    'CIFARResNet',
+    'RLACIFARResNet',
+    'RLAMobileNetV2',
+    'RLARegNet',
+    'RLARes2Net',
+    'RLAResNeSt',
+    'RLAResNet',
+    'RLAResNetV1c',
+    'RLAResNetV1d',
+    'RLAResNeXt',
+    'RLAResNet_CIFAR',
+    'RLASEResNeXt',
+    'RLASEResNet',
+]
 
 
 class _WithPlugins(RLAOverResNet):
@@ -188,3 +206,8 @@ class CIFARResNet(ResNet_CIFAR):
 @MODELS.register_module()
 class RLACIFARResNet(_WithoutPooling, CIFARResNet):
     """:class:`CIFARResNet`, post-activated, with RLA; ``rla_channels=0`` is plain."""
+
+
+@MODELS.register_module()
+class RLAMobileNetV2(RLAOverMobileNetV2, MobileNetV2):
+    """mmpretrain's MobileNetV2 with RLA."""

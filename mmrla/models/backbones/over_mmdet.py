@@ -1,9 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""RLA over mmdet's ResNets: what ``RLAResNet`` means in an mmdet config."""
+"""RLA over mmdet's networks: what ``RLAResNet`` means in an mmdet config."""
 
 from typing import Any
 
 from mmdet.models.backbones import (
+    MobileNetV2,
     RegNet,
     Res2Net,
     ResNeSt,
@@ -14,7 +15,19 @@ from mmdet.models.backbones import (
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from .mobilenet_v2 import RLAOverMobileNetV2
 from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
+
+__all__ = [
+    'RLAMobileNetV2',
+    'RLARegNet',
+    'RLARes2Net',
+    'RLAResNeSt',
+    'RLAResNet',
+    'RLAResNetV1c',
+    'RLAResNetV1d',
+    'RLAResNeXt',
+]
 
 
 @MODELS.register_module()
@@ -73,3 +86,8 @@ class RLARes2Net(RLAOverRes2Net, Res2Net):
 @MODELS.register_module()
 class RLAResNeSt(RLAOverResNeSt, ResNeSt):
     """mmdet's ResNeSt with RLA."""
+
+
+@MODELS.register_module()
+class RLAMobileNetV2(RLAOverMobileNetV2, MobileNetV2):
+    """mmdet's MobileNetV2 with RLA."""
