@@ -15,6 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
@@ -113,9 +114,9 @@ RECIPES = {
 }
 EPOCHS = {'4xb64': 120, '2xb48': 400, '1xb128': 300}
 
-# One training step and prediction of these, and of the first config in every
-# folder without one, belongs to the fast part of the tests.
-FAST_STEPS = (
+# What takes long, a training step for one, is fast with these and the first config of
+# every folder without one, and slow with the others.
+FAST = (
     'faster_rcnn/faster-rcnn_rla-r50_fpn_*',
     'faster_rcnn/faster-rcnn_rla-r18-tv-pre_*',
     'mask_rcnn/mask-rcnn_rla-r50_fpn_*',
@@ -144,12 +145,18 @@ ABLATIONS: Dict[str, Dict[str, Any]] = {
 
 
 def _is_fast(name: str) -> bool:
-    if any(fnmatch.fnmatch(name, pattern) for pattern in FAST_STEPS):
+    if any(fnmatch.fnmatch(name, pattern) for pattern in FAST):
         return True
     folder = name.split('/')[0]
     return name == next(n for n in CONFIGS if n.startswith(f'{folder}/')) and not any(
-        pattern.startswith(f'{folder}/') for pattern in FAST_STEPS
+        pattern.startswith(f'{folder}/') for pattern in FAST
     )
+
+
+each = pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=() if _is_fast(n) else pytest.mark.slow) for n in CONFIGS],
+)
 
 
 def _stem(name: str) -> str:
@@ -171,13 +178,18 @@ def load(name: str) -> Config:
     return cfg
 
 
-def build(cfg: Config) -> BaseModel:
-    if cfg.default_scope == 'mmdet':
+def build(model: dict, scope: str) -> BaseModel:
+    """A detector, a classifier or a backbone."""
+    if scope == 'mmdet':
         import mmdet.models  # noqa: F401
     else:
         import mmpretrain.models  # noqa: F401
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(model)
+
+
+def build_network(cfg: Config) -> BaseModel:
+    return build(cfg.model, cfg.default_scope)
 
 
 def layout(name: str) -> Tuple[int, int, int]:
@@ -350,10 +362,21 @@ def test_pretrained_weights(name: str) -> None:
         assert ('-pre_' in name) == (backbone.type == 'RLAResNet')
         return
     assert init_cfg.prefix == 'backbone.'
-    detector, classifier = load(name), copy.deepcopy(trained)
-    for cfg in (detector, classifier):
-        cfg.model = dict(cfg.model.backbone, init_cfg=None)
-    own, given = build(detector), build(classifier)
+    # Detectors of several kinds have one backbone.
+    _fits(
+        *(
+            json.dumps(dict(cfg.model.backbone, init_cfg=None), sort_keys=True)
+            for cfg in (read(name), trained)
+        ),
+        has_rla,
+    )
+
+
+@functools.cache
+def _fits(detector: str, classifier: str, has_rla: bool) -> None:
+    """The weights of a classifier's backbone are those that a detector's needs."""
+    own = build(json.loads(detector), 'mmdet')
+    given = build(json.loads(classifier), 'mmpretrain')
     shapes, names = (
         {key: value.shape for key, value in network.state_dict().items()}
         for network in (own, given)
@@ -380,10 +403,21 @@ def words(name: str) -> List[str]:
     return head.split('-') + tail
 
 
+@functools.cache
+def counted(folder: str) -> Dict[str, int]:
+    """Parameters of a folder's networks, as its metafile has them."""
+    models = yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())['Models']
+    return {m['Config']: m['Metadata']['Parameters'] for m in models}
+
+
 @pytest.mark.usefixtures('no_init')
-@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith('demo/')])
+@pytest.mark.parametrize('name', CONFIGS)
 def test_network(name: str) -> None:
-    model = build(load(name))
+    model = build_network(load(name))
+    count = counted(name.split('/')[0])[f'configs/{name}']
+    assert count == sum(p.numel() for p in model.parameters())
+    if name.startswith('demo/'):
+        return
     backbone = model.backbone
     parts = words(name)
     units = [m for m in backbone.modules() if isinstance(m, RLAUnit)]
@@ -481,7 +515,7 @@ def _without_data(cfg: Any) -> Any:
 
 
 @pytest.mark.usefixtures('no_init')
-@pytest.mark.parametrize('name', CONFIGS)
+@each
 def test_inherited_from_outside(name: str, tmp_path: Path) -> None:
     """As ``_base_ = 'mmrla::FOLDER/NAME.py'``: every type is found."""
     path = tmp_path / 'user.py'
@@ -491,8 +525,8 @@ def test_inherited_from_outside(name: str, tmp_path: Path) -> None:
     cfg.model.backbone.init_cfg = None
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build(cfg)
-    assert type(model.backbone) is type(build(load(name)).backbone)
+    model = build_network(cfg)
+    assert type(model.backbone) is type(build_network(load(name)).backbone)
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         build_optim_wrapper(model, cfg.optim_wrapper)
@@ -526,14 +560,11 @@ def images_of(cfg: Config, model: BaseModel, num_items: Sequence[int] = (2, 3)) 
     )
 
 
-@pytest.mark.parametrize(
-    'name',
-    [pytest.param(n, marks=() if _is_fast(n) else pytest.mark.slow) for n in CONFIGS],
-)
+@each
 def test_step_and_prediction(name: str) -> None:
     cfg = load(name)
     torch.manual_seed(0)
-    model = build(cfg)
+    model = build_network(cfg)
     model.init_weights()
     model.train()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -619,7 +650,7 @@ def test_detectors_leave_no_parameter_unused(name: str, integration: str) -> Non
             cfg.model.neck.in_channels = [n // 8 for n in cfg.model.neck.in_channels]
             torch.manual_seed(0)
             # RTMDet has norms that need a GPU.
-            model = revert_sync_batchnorm(build(cfg))
+            model = revert_sync_batchnorm(build_network(cfg))
             model.init_weights()
             model.train()
             with DefaultScope.overwrite_default_scope('mmdet'):

@@ -42,6 +42,43 @@ NOT_COVERED = (
     'CSPResNeXt',
     'SparseResNet',
 )
+#: Configs that between them have each class, and each kind of argument: depths, styles,
+#: dilations, outputs, norms, plugins, deformable and weight-standardised convs.
+FEW = {
+    'mmdet': (
+        'retinanet/retinanet_r18_fpn_1x_coco',
+        'rpn/rpn_r50-caffe-c4_1x_coco',
+        'faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco',
+        'detr/detr_r50_8xb2-150e_coco',
+        'dcnv2/faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco',
+        'gcnet/mask-rcnn_r50-syncbn-gcb-r4-c3-c5_fpn_1x_coco',
+        'empirical_attention/faster-rcnn_r50-attn1111-dcn_fpn_1x_coco',
+        'gn/mask-rcnn_r50_fpn_gn-all_2x_coco',
+        'gn+ws/faster-rcnn_x50-32x4d_fpn_gn-ws-all_1x_coco',
+        'regnet/retinanet_regnetx-800MF_fpn_1x_coco',
+        'resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco',
+        'res2net/faster-rcnn_res2net-101_fpn_2x_coco',
+        'yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco',
+        'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
+        'reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20',
+    ),
+    'mmpretrain': (
+        'resnet/resnet18_8xb32_in1k',
+        'resnet/resnet18_8xb16_cifar10',
+        'resnet/resnet50_8xb16_cifar10',
+        'resnet/resnetv1c50_8xb32_in1k',
+        'resnet/resnetv1d50_8xb32_in1k',
+        'resnext/resnext50-32x4d_8xb32_in1k',
+        'res2net/res2net50-w14-s8_8xb32_in1k',
+        'resnest/resnest50_32xb64_in1k',
+        'seresnet/seresnet50_8xb32_in1k',
+        'seresnet/seresnext50-32x4d_8xb32_in1k',
+        'regnet/regnetx-400mf_8xb128_in1k',
+        'mobilenet_v2/mobilenet-v2_8xb32_in1k',
+    ),
+}
+#: Arguments that change neither network nor outputs.
+IRRELEVANT = ('init_cfg', 'frozen_stages', 'norm_eval', 'with_cp')
 Found = Dict[Tuple[str, str], List[Path]]
 
 
@@ -57,13 +94,17 @@ def _backbones(cfg: Any) -> Iterator[dict]:
             yield from _backbones(value)
 
 
+def _configs(library: str) -> Path:
+    module = mmdet if library == 'mmdet' else mmpretrain
+    return Path(module.__file__).parent / '.mim/configs'
+
+
 @pytest.fixture(scope='module')
 def found() -> Found:
     """(library, backbone as JSON) to the configs that have it."""
     backbones: Found = defaultdict(list)
     for library in (mmdet, mmpretrain):
-        root = Path(library.__file__).parent / '.mim/configs'
-        for path in sorted(root.rglob('*.py')):
+        for path in sorted(_configs(library.__name__).rglob('*.py')):
             if '_base_' in path.parts:
                 continue
             try:
@@ -103,51 +144,72 @@ def _fill(model: nn.Module) -> None:
             value.normal_(std=0.1)
 
 
-@pytest.mark.timeout(900)
-def test_every_backbone_of_upstream_takes_rla(found: Found, no_init: None) -> None:
-    """It builds, has the plain network's names, and computes what that computes."""
+def _is_same(library: str, cfg: dict) -> bool:
+    """Whether RLA's network has the plain one's names, and computes what that does."""
     torch.manual_seed(0)
+    cfg = {key: value for key, value in cfg.items() if key not in IRRELEVANT}
+    with DefaultScope.overwrite_default_scope(library):
+        plain = _build(cfg)
+        model = _build(dict(cfg, type=_with_word(cfg['type'])))
+    _fill(model)
+    _fill(plain)
+    weights = plain.state_dict()
+    extra = set(model.state_dict()) - set(weights)
+    report = model.load_state_dict(weights, strict=False)
+    x = torch.randn(1, cfg.get('in_channels', 3), 96, 128)
+    with torch.no_grad():
+        differences = [
+            ((a - b).abs().max() / b.abs().max()).item()
+            for a, b in zip(model(x), plain(x))
+        ]
+    return (
+        not report.unexpected_keys
+        and bool(extra)
+        and all(name.startswith('rla.') for name in extra)
+        and max(differences) < 1e-5
+    )
+
+
+@pytest.mark.usefixtures('no_init')
+@pytest.mark.parametrize(
+    ('library', 'name'), [(key, name) for key, names in FEW.items() for name in names]
+)
+def test_backbones_of_each_kind_take_rla(library: str, name: str) -> None:
+    cfg = Config.fromfile(_configs(library) / f'{name}.py')
+    backbones = list(_backbones(cfg.model))
+    assert backbones
+    for backbone in backbones:
+        assert _name(backbone) in COVERED
+        assert _is_same(library, backbone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures('no_init')
+def test_every_backbone_of_upstream_takes_rla(found: Found) -> None:
     counts: Dict[str, int] = defaultdict(int)
     networks: Found = defaultdict(list)
     for (library, text), paths in found.items():
         cfg = json.loads(text)
         if _name(cfg) in COVERED:
             counts[f'{library} {_name(cfg)}'] += len(paths)
-            # What changes neither network nor outputs
-            for name in ('init_cfg', 'frozen_stages', 'norm_eval', 'with_cp'):
+            for name in IRRELEVANT:
                 cfg.pop(name, None)
             networks[library, json.dumps(cfg, sort_keys=True)] += paths
-    wrong = []
-    for (library, text), paths in networks.items():
-        cfg = json.loads(text)
-        with DefaultScope.overwrite_default_scope(library):
-            plain = _build(cfg)
-            model = _build(dict(cfg, type=_with_word(cfg['type'])))
-        _fill(model)
-        _fill(plain)
-        weights = plain.state_dict()
-        extra = set(model.state_dict()) - set(weights)
-        report = model.load_state_dict(weights, strict=False)
-        x = torch.randn(1, cfg.get('in_channels', 3), 96, 128)
-        with torch.no_grad():
-            differences = [
-                ((a - b).abs().max() / b.abs().max()).item()
-                for a, b in zip(model(x), plain(x))
-            ]
-        if (
-            report.unexpected_keys
-            or not extra
-            or not all(name.startswith('rla.') for name in extra)
-            or not max(differences) < 1e-5
-        ):
-            wrong.append((str(paths[0]), report.unexpected_keys, differences))
+    wrong = [
+        str(paths[0])
+        for (library, text), paths in networks.items()
+        if not _is_same(library, json.loads(text))
+    ]
     assert not wrong
     # What the pinned wheels have; fewer would mean that configs were not read.
     assert counts['mmdet ResNet'] >= 450
     assert counts['mmdet ResNeXt'] >= 97
     assert sum(n for name, n in counts.items() if name.startswith('mmpretrain')) >= 60
+    assert {name.split(' ')[1] for name in counts} == set(COVERED)
 
 
+@pytest.mark.slow
 def test_what_is_not_covered_is_listed(found: Found) -> None:
     """README's list: classes of upstream whose names say that they are ResNets."""
     names = {_name(json.loads(text)) for _, text in found}
