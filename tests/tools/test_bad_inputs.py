@@ -214,6 +214,17 @@ LATE = {
         ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
         "default_hooks.timer.type='NoHook'",
     ),
+    'argument that gradient clipping has not': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.clip_grad.max_norms=1'],
+        "optim_wrapper: TypeError: got an unexpected keyword argument 'max_norms'",
+    ),
+    'argument that what a hook makes has not': Refused(
+        ['{config}', OPTIONS, 'custom_hooks=[{{type:EMAHook,momentums:1}}]'],
+        'momentums',
+    ),
+    'validation after each 0 epochs': Refused(
+        ['{config}', OPTIONS, 'train_cfg.val_interval=0'], 'train_cfg.val_interval=0'
+    ),
     'hook that does not go with the model': Refused(
         ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
         "default_hooks.timer.type='MeanTeacherHook'",
