@@ -104,9 +104,8 @@ def check_built(runner: Runner, parts: Sequence[str]) -> None:
         built.append((key, dataset))
         if getattr(loop, 'val_interval', 1) < 1:
             raise UserError(
-                f'{part}_cfg.val_interval={loop.val_interval} is no number of epochs or '
-                'iterations; to leave validation out set val_cfg, val_dataloader and '
-                'val_evaluator to None'
+                f'{part}_cfg.val_interval={loop.val_interval} is less than 1; to leave '
+                'out validation, set val_cfg, val_dataloader and val_evaluator to None'
             )
         _check_num_classes(runner.model, dataset, key)
         if is_main_process():

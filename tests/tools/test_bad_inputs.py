@@ -216,11 +216,16 @@ LATE = {
     ),
     'argument that gradient clipping has not': Refused(
         ['{config}', OPTIONS, 'optim_wrapper.clip_grad.max_norms=1'],
-        "optim_wrapper: TypeError: got an unexpected keyword argument 'max_norms'",
+        "optim_wrapper: TypeError: missing a required argument: 'max_norm'",
     ),
     'argument that what a hook makes has not': Refused(
-        ['{config}', OPTIONS, 'custom_hooks=[{{type:EMAHook,momentums:1}}]'],
-        'momentums',
+        [
+            '{config}',
+            OPTIONS,
+            'default_hooks.timer.type=EMAHook',
+            'default_hooks.timer.momentums=1',
+        ],
+        'default_hooks.timer.momentums=1',
     ),
     'validation after each 0 epochs': Refused(
         ['{config}', OPTIONS, 'train_cfg.val_interval=0'], 'train_cfg.val_interval=0'

@@ -162,13 +162,16 @@ def test_names_spelt_otherwise(there, asked, root, config, capsys):
 def test_a_category_twice(root, config, capsys):
     """As some exports have it: harmless, unless it is a class."""
 
-    def add(name):
+    def add(*names):
         def change(content):
-            content['categories'] += [dict(id=i, name=name) for i in (8, 9)]
+            content['categories'] += [
+                dict(id=len(content['categories']) + 1 + i, name=name)
+                for i, name in enumerate(names)
+            ]
 
         edit(root / 'annotations/train.json', change)
 
-    add('other')
+    add('other', 'other')
     told(capsys, config(), '16 objects', parts=['train'])
     add('red')
     refused(capsys, CHECK, config(), "category 'red' twice", 'train.json')
@@ -613,29 +616,28 @@ def test_home_stands_in_paths(root, config, capsys, tmp_path, monkeypatch):
     assert (tmp_path / 'w/epoch_2.pth').is_file()
 
 
-def test_a_file_is_read_once(config, monkeypatch):
+def test_a_file_is_read_once(root, config, tmp_path, monkeypatch):
     """By mmdet; the one of COCO takes long."""
     from mmdet.datasets import CocoDataset
 
     from mmrla.engine import coco
-    from mmrla.engine import config as configs
 
-    original = CocoDataset.COCOAPI
+    original, read = CocoDataset.COCOAPI, coco.get_local_path
     paths: List[str] = []
 
     def get_local_path(path, **kwargs):
         paths.append(path)
-        raise AssertionError
+        return read(path, **kwargs)
 
     monkeypatch.setattr(coco, 'get_local_path', get_local_path)
-    cfg = configs.load_config(str(config()))
-    cfg.work_dir = str(config().parent / 'w')
-    runner = configs.build_runner(cfg, ['train', 'val'])
-    assert len(runner.train_loop.dataloader.dataset) == 8
+    options = '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'
+    call('train', config(), '--work-dir', tmp_path / 'w', *options)
+    call(CHECK, config())
     assert not paths
     assert CocoDataset.COCOAPI is original
-    with pytest.raises(AssertionError):
-        coco.read(str(config()))
+    # Nothing is kept.
+    coco.read(str(root / 'annotations/train.json'))
+    assert len(paths) == 1
 
 
 def test_a_package_of_upstreams_that_is_not_there(config, monkeypatch, capsys):
