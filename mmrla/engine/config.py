@@ -24,7 +24,7 @@ from .. import compat, zoo
 from ..errors import UserError, one_line
 from ..registry import class_of, type_name
 from ..version import __version__
-from . import checks
+from . import checks, coco
 from .data import leaf_datasets
 from .errors import DEBUG, config_errors
 from .layout import explained
@@ -387,10 +387,11 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
             runner.model = runner.strategy.build_model(runner.model)
     # MMEngine's own report of the environment leaves these out.
     runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
-    with explained(cfg, loops), config_errors(cfg):
-        for name in loops:
-            loop = getattr(runner, f'{name}_loop')
-            for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
-                use_log_dir(runner, metric)
-    checks.check_built(runner, loops)
+    with coco.remembered():
+        with explained(cfg, loops), config_errors(cfg):
+            for name in loops:
+                loop = getattr(runner, f'{name}_loop')
+                for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', []):
+                    use_log_dir(runner, metric)
+        checks.check_built(runner, loops)
     return runner

@@ -44,6 +44,7 @@ __all__ = [
     'check_pictures',
     'check_same_folders',
     'leaf_datasets',
+    'number_of_labels',
 ]
 
 # How much of a file's end is searched for the mark that ends an image: some have
@@ -59,8 +60,6 @@ _ROUNDING = 2
 _MANY = 0.1
 # EXIF's tag for how the camera was held; from 5 on, height and width are swapped.
 _ORIENTATION, _TURNED = 0x0112, 5
-# As alike as names must be for one to be a slip of the other.
-_ALIKE = 0.8
 
 
 class Objects:
@@ -152,9 +151,9 @@ class _Part(NamedTuple):
     transforms: List[Any]
 
     @property
-    def classes(self) -> Sequence[str]:
+    def classes(self) -> Optional[Sequence[str]]:
         metainfo = getattr(self.dataset, 'metainfo', None)
-        return (isinstance(metainfo, dict) and metainfo.get('classes')) or ()
+        return metainfo.get('classes') if isinstance(metainfo, dict) else None
 
     @property
     def source(self) -> str:
@@ -249,12 +248,13 @@ def check_data(dataset: Any, key: str, seconds: Optional[float] = None) -> str:
     parts = _parts(dataset, key)
     texts, trained, left = [], False, 0
     for part in parts:
-        check_class_names(part.classes, part.key)
+        if part.classes is not None:
+            check_class_names(part.classes, part.key)
         dropped = _check_annotation_file(part)
         objects = _look_at_objects(part, deadline)
-        if objects is None or not part.classes:
+        if objects is None:
             continue
-        texts.append(objects.describe(part.classes, dropped))
+        texts.append(objects.describe(part.classes or (), dropped))
         left += sum(objects.left.values())
         if part.loads('with_bbox'):
             trained = trained or not part.is_tested
@@ -272,17 +272,31 @@ def check_data(dataset: Any, key: str, seconds: Optional[float] = None) -> str:
     return text + ': ' * bool(texts) + '; '.join(texts)
 
 
+def number_of_labels(dataset: Any) -> int:
+    """One more than the largest label of a classifier's data set; 0 if it has none."""
+    infos = (info for part in _parts(dataset, '') for info in part.infos())
+    labels = (info.get('gt_label') for info in infos)
+    return 1 + max((i for i in labels if isinstance(i, (int, np.integer))), default=-1)
+
+
 def check_class_names(classes: Any, key: str) -> None:
-    """Refuse one name where a sequence of names is meant: its letters would be used.
+    """Refuse what is no sequence of names; of one name the letters would be used.
 
     Raises:
-        UserError: The comma was forgotten.
+        UserError: The comma was forgotten, a file of names is missing, or others.
     """
+    where = f'{key}.metainfo.classes'
     if isinstance(classes, str):
+        if '/' in classes or classes.endswith('.txt'):
+            raise UserError(f'{where}: the file of names {classes} does not exist')
         raise UserError(
-            f'{key}.metainfo.classes is the name {classes!r}, not a sequence of names; '
+            f'{where} is the name {classes!r}, not a sequence of names; '
             f'a sequence of one has a comma: classes=({classes!r},)'
         )
+    if not isinstance(classes, (list, tuple)) or not all(
+        isinstance(name, str) for name in classes
+    ):
+        raise UserError(f"{where}={classes!r} is no sequence of names ('cat', 'dog')")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -366,9 +380,15 @@ def check_categories(
 
     Raises:
         UserError: No class is there, a class has another's label, or its name is
-            almost that of a category which is not used.
+            that of a category which is not used, but for its spelling.
     """
     found = [names[i] for i in ids if i in names]
+    twice = [name for name, number in Counter(found).items() if number > 1]
+    if twice:
+        raise UserError(
+            f'{source} has the category {twice[0]!r} twice, and classes would get the '
+            'labels of others; give its annotations one id'
+        )
     known = [name for name in found if name in classes]
     # LVIS counts all categories, whatever their names.
     if known == found or not known:
@@ -390,26 +410,40 @@ def _check_found(
     source: str,
     key: str,
 ) -> None:
-    """Refuse classes of which none is there, or one is misspelt; warn of the rest."""
+    """Refuse classes of which none is there, or one is spelt otherwise.
+
+    The rest is a warning: of names that are alike (bus and bush) nobody knows.
+    """
     missing = [name for name in classes if name not in found]
     if len(missing) == len(classes):
         raise UserError(
             f'{source} has none of the classes that {key} expects: it has '
             f'{_some(there)}, not {_some(classes)}; name them in {key}.metainfo.classes'
         )
-    spare = {n.lower(): n for n in there if n not in classes}
+    spare = {_spelt(n): n for n in there if n not in classes}
     for name in missing:
-        near = difflib.get_close_matches(name.lower(), spare, n=1, cutoff=_ALIKE)
-        if near:
+        if _spelt(name) in spare:
             raise UserError(
-                f'{source} has no {name!r}, a class of {key}, but {spare[near[0]]!r}; '
-                f'write {key}.metainfo.classes as the annotations do'
+                f'{source} has no {name!r}, a class of {key}, but '
+                f'{spare[_spelt(name)]!r}; spell metainfo.classes as the annotations do'
             )
     if missing:
+        near = (difflib.get_close_matches(_spelt(n), spare, n=1) for n in missing)
+        alike = [f'{spare[m[0]]!r} for {n!r}' for n, m in zip(missing, near) if m]
         _warn(
             f'{source} has none of {len(missing)} of the {len(classes)} classes of '
             f'{key}: {_some(missing)}'
+            + f'; perhaps meant is {_some(alike)}'
+            * bool(alike)
         )
+
+
+def _spelt(name: str) -> str:
+    """A name without what is only a matter of spelling: case, spaces, plural."""
+    letters = ''.join(c for c in name.casefold() if c.isalnum()) or name
+    if letters.endswith('es') and letters[:-2].endswith(('s', 'x', 'ch', 'sh')):
+        return letters[:-2]
+    return letters[:-1] if letters.endswith('s') and letters[-2:] != 'ss' else letters
 
 
 def _warn(text: str) -> None:
@@ -418,12 +452,13 @@ def _warn(text: str) -> None:
 
 def _check_objects(part: _Part, objects: Objects, text: str) -> None:
     """Refuse the annotations of other classes, and tell of what looks wrong."""
-    without = objects.complete and len(objects.left) < len(part.classes)
+    classes = part.classes or ()
+    without = objects.complete and len(objects.left) < len(classes)
     if without and hasattr(part.dataset, 'img_subdir'):  # of PASCAL VOC's kind
         there = _xml_names(part)
-        found = [name for name in part.classes if name in there]
+        found = [name for name in classes if name in there]
         if there:
-            _check_found(found, there, part.classes, part.source, part.key)
+            _check_found(found, there, classes, part.source, part.key)
     share = objects.beyond / max(1, sum(objects.left.values()))
     if objects.useless or share > _MANY or (without and not part.is_tested):
         _warn(f'{part.key}: {text}')
@@ -475,7 +510,9 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
             if name not in listed[folder]:
                 missing.append(info['img_path'])
         label = info.get('gt_label')
-        labels.update([label] if isinstance(label, int) else [])
+        if isinstance(label, (int, np.integer)):
+            labels.add(int(label))
+            _check_label(label, info, part)
         size = _size(info)
         for scale in scales if size else ():
             _check_shape(info, scale, part.source)
@@ -488,6 +525,7 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
                 strange = True
                 break
             known = True
+            _check_label(label, info, part)
             if masks:
                 _check_mask(instance, info, part, bitmaps)
             objects.add(instance, size or (np.inf, np.inf), masks)
@@ -496,6 +534,15 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
     if missing:
         _refuse_missing(part, missing)
     return objects if known and not strange else None
+
+
+def _check_label(label: int, info: Mapping[str, Any], part: _Part) -> None:
+    """Refuse a label that no class has."""
+    if part.classes and not 0 <= label < len(part.classes):
+        raise UserError(
+            f'{part.source}: {info.get("img_path")} has the label {label}, but '
+            f'{part.key} has {len(part.classes)} classes, counted from 0'
+        )
 
 
 def _tell_rest(part: _Part, number: int, what: str) -> None:

@@ -24,7 +24,6 @@ from typing import (
     NamedTuple,
     Optional,
     Tuple,
-    Type,
     Union,
 )
 from urllib.error import URLError
@@ -109,6 +108,8 @@ def _report(error: Exception) -> Optional[_Report]:
             'model.backbone.with_cp=True',
             1,
         )
+    if _lacks_package(error):
+        return _Report(one_line(error), 1)
     if isinstance(error, RuntimeError) and any(s in str(error) for s in _PEER_LOST):
         return _Report(
             f'another process of this job is gone ({one_line(error)}); '
@@ -116,6 +117,12 @@ def _report(error: Exception) -> Optional[_Report]:
             1,
         )
     return None
+
+
+def _lacks_package(error: Exception) -> bool:
+    """Whether mmdet or mmcv ask for a package that they can do without mostly."""
+    is_kind = isinstance(error, (ImportError, RuntimeError))
+    return is_kind and ' install' in str(error)
 
 
 #: What is to be done if the tool that runs ends with one line.
@@ -199,23 +206,20 @@ _COMPLAINTS = (
     AssertionError,
     ImportError,
     NotImplementedError,
+    SyntaxError,  # a class in a config of text, which MMEngine cannot write
 )
 
 
 @contextmanager
-def config_errors(
-    config: Union[str, Config],
-    key: str = '',
-    complaints: Tuple[Type[Exception], ...] = _COMPLAINTS,
-) -> Iterator[None]:
+def config_errors(config: Union[str, Config], key: str = '') -> Iterator[None]:
     """Blame a config for what constructors raise while it is being built.
+
+    Those of ``_COMPLAINTS``, and what mmdet raises for a package that is not there.
 
     Args:
         config (str or Config): The config, or its path alone; with the config the
             message names the key.
         key (str): The key to name if it is not found. Defaults to none.
-        complaints: Which errors are the config's. Defaults to ValueError, TypeError,
-            KeyError, AssertionError, ImportError and NotImplementedError.
 
     Raises:
         UserError: In place of one of these.
@@ -224,7 +228,9 @@ def config_errors(
         yield
     except (WeightsMismatchError, WiringMismatchError):
         raise
-    except complaints as error:
+    except (*_COMPLAINTS, RuntimeError) as error:
+        if not isinstance(error, _COMPLAINTS) and not _lacks_package(error):
+            raise
         path, where = config, key
         if isinstance(config, Config):
             path, where = config.filename, _find_key(error, config) or key

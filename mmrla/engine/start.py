@@ -3,6 +3,7 @@
 
 import difflib
 import functools
+import inspect
 import os
 import shutil
 from operator import attrgetter
@@ -247,13 +248,11 @@ def blame_config(runner: Any, cfg: Config) -> None:
 
     call_hook = runner.call_hook
 
-    # What hooks complain of, not what fails in them.
     def call(name: str, **kwargs: Any) -> None:
         if name not in ('before_run', 'before_train'):
             call_hook(name, **kwargs)
             return
-        complaints = (AssertionError, ValueError, ImportError)
-        with config_errors(cfg, 'custom_hooks', complaints):
+        with config_errors(cfg, 'custom_hooks'):
             call_hook(name, **kwargs)
 
     runner.call_hook = call
@@ -263,7 +262,10 @@ def _blaming(method: Callable[..., Any], cfg: Config, key: str) -> Callable[...,
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with config_errors(cfg, key):
-            return method(*args, **kwargs)
+            built = method(*args, **kwargs)
+            if getattr(built, 'clip_grad_kwargs', None):
+                inspect.signature(built.clip_func).bind((), **built.clip_grad_kwargs)
+            return built
 
     return wrapper
 

@@ -3,6 +3,7 @@ import errno
 import io
 import os
 import pickle
+import stat
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Dict, List
@@ -270,6 +271,27 @@ class TestAtomicBackend:
         assert error.value.status == 1
         assert path.read_bytes() == b'before'
         assert os.listdir(tmp_path) == ['x.pth']
+
+    @pytest.mark.parametrize('step', ['fsync', 'open'])
+    def test_a_folder_that_cannot_be_brought_to_the_disk(
+        self, tmp_path, monkeypatch, step
+    ):
+        """Whatever a mount says of it: the file is whole."""
+        original = getattr(os, step)
+
+        def refuse(what, *args):
+            is_folder = (
+                what == tmp_path
+                if step == 'open'
+                else stat.S_ISDIR(os.fstat(what).st_mode)
+            )
+            if is_folder:
+                raise OSError(errno.EBADF, 'Bad file descriptor')
+            return original(what, *args)
+
+        monkeypatch.setattr(checkpoint_io.os, step, refuse)
+        AtomicBackend().put(b'x', str(tmp_path / 'x.pth'))
+        assert (tmp_path / 'x.pth').read_bytes() == b'x'
 
     def test_the_name_comes_last(self, tmp_path, monkeypatch):
         """Whatever is cut off before the renaming, it is not under the name."""

@@ -209,6 +209,22 @@ LATE = {
         ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
         "default_hooks.timer.type='NoHook'",
     ),
+    'wrong argument of gradient clipping': Refused(
+        ['{config}', OPTIONS, 'optim_wrapper.clip_grad.max_norms=1'],
+        "optim_wrapper: TypeError: missing a required argument: 'max_norm'",
+    ),
+    'unknown argument of a hook's class': Refused(
+        [
+            '{config}',
+            OPTIONS,
+            'default_hooks.timer.type=EMAHook',
+            'default_hooks.timer.momentums=1',
+        ],
+        'default_hooks.timer.momentums=1',
+    ),
+    'validation every 0 epochs': Refused(
+        ['{config}', OPTIONS, 'train_cfg.val_interval=0'], 'train_cfg.val_interval=0'
+    ),
     'hook that does not fit the model': Refused(
         ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
         "default_hooks.timer.type='MeanTeacherHook'",

@@ -122,6 +122,61 @@ def test_a_file_of_names_is_no_name(root, config, capsys):
     told(capsys, path, '8 images, 2 classes', 'red 8, blue 8')
 
 
+@pytest.mark.parametrize('names', [(1, 2), {'red', 'blue'}, 'no/names.txt'])
+def test_what_is_no_sequence_of_names(names, config, capsys):
+    line = refused(capsys, CHECK, config(dataset(metainfo=dict(classes=names))))
+    assert 'train_dataloader.dataset.metainfo.classes' in line
+    assert ('no/names.txt does not exist' in line) == isinstance(names, str)
+
+
+def test_no_classes_at_all(config, capsys):
+    """mmdet takes no category then."""
+    path = config(dataset(metainfo=dict(classes=None)))
+    refused(capsys, CHECK, path, 'has no object to train on')
+
+
+def _rename(root, name):
+    for split in ('train', 'val'):
+        edit(
+            root / f'annotations/{split}.json',
+            lambda c: c['categories'][1].update(name=name),
+        )
+
+
+@pytest.mark.parametrize(('there', 'asked'), [('bush', 'bus'), ('cat', 'cattle')])
+def test_names_that_are_merely_alike(there, asked, root, config, capsys):
+    _rename(root, there)
+    path = config(dataset(metainfo=dict(classes=('red', asked))))
+    told(capsys, path, 'none of 1 of the 2 classes', f'{there!r} for {asked!r}')
+
+
+@pytest.mark.parametrize(
+    ('there', 'asked'), [('light-blue', 'Light Blue'), ('glass', 'Glasses')]
+)
+def test_names_spelt_otherwise(there, asked, root, config, capsys):
+    _rename(root, there)
+    path = config(dataset(metainfo=dict(classes=('red', asked))))
+    refused(capsys, CHECK, path, repr(there), repr(asked))
+
+
+def test_a_category_twice(root, config, capsys):
+    """As some exports have it: harmless, unless it is a class."""
+
+    def add(*names):
+        def change(content):
+            content['categories'] += [
+                dict(id=len(content['categories']) + 1 + i, name=name)
+                for i, name in enumerate(names)
+            ]
+
+        edit(root / 'annotations/train.json', change)
+
+    add('other', 'other')
+    told(capsys, config(), '16 objects', parts=['train'])
+    add('red')
+    refused(capsys, CHECK, config(), "category 'red' twice", 'train.json')
+
+
 @pytest.mark.parametrize('tool', [CHECK, 'train'])
 def test_a_misspelt_class(tool, root, config, capsys):
     for split in ('train', 'val'):
@@ -516,6 +571,21 @@ def test_a_list_without_labels(unlabelled, tmp_path, capsys):
     refused(capsys, CHECK, unlabelled, 'dark/none.png')
 
 
+def test_labels_that_no_class_has(classifier_config, tiny_folders, tmp_path, capsys):
+    """Of a list, which need not name the classes."""
+    (tmp_path / 'list.txt').write_text('dark/dark0.png 0\nlight/light0.png 2\n')
+    change = dict(ann_file=str(tmp_path / 'list.txt'))
+    for classes, tool, words in (
+        (('dark', 'light'), CHECK, ('light0.png has the label 2', '2 classes')),
+        (None, 'train', ('head is for 2 classes', 'train_dataloader.dataset has 3')),
+    ):
+        changes = dict(change, **(dict(classes=classes) if classes else {}))
+        text = f'_base_ = {str(classifier_config)!r}\n'
+        text += f'train_dataloader = dict(dataset=dict({"**" + repr(changes)}))'
+        (tmp_path / 'config.py').write_text(text)
+        refused(capsys, tool, tmp_path / 'config.py', *words)
+
+
 LABELLED = {
     'fold': "dict(type='KFoldDataset', num_splits=2, dataset=a)",
     'subset': 'dict(a, indices=3)',
@@ -544,6 +614,38 @@ def test_home_stands_in_paths(root, config, capsys, tmp_path, monkeypatch):
     text += "\nval_evaluator = dict(ann_file='~/coco/annotations/val.json')"
     call('train', config(text), '--work-dir', tmp_path / 'w')
     assert (tmp_path / 'w/epoch_2.pth').is_file()
+
+
+def test_a_file_is_read_once(root, config, tmp_path, monkeypatch):
+    """By mmdet; the one of COCO takes long."""
+    from mmdet.datasets import CocoDataset
+
+    from mmrla.engine import coco
+
+    original, read = CocoDataset.COCOAPI, coco.get_local_path
+    paths: List[str] = []
+
+    def get_local_path(path, **kwargs):
+        paths.append(path)
+        return read(path, **kwargs)
+
+    monkeypatch.setattr(coco, 'get_local_path', get_local_path)
+    options = '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'
+    call('train', config(), '--work-dir', tmp_path / 'w', *options)
+    call(CHECK, config())
+    assert not paths
+    assert CocoDataset.COCOAPI is original
+    # Nothing is kept.
+    coco.read(str(root / 'annotations/train.json'))
+    assert len(paths) == 1
+
+
+def test_a_package_of_upstreams_that_is_not_there(config, monkeypatch, capsys):
+    monkeypatch.setattr('mmdet.datasets.transforms.transforms.albumentations', None)
+    monkeypatch.setattr('mmdet.datasets.transforms.transforms.Compose', None)
+    text = "pipeline = [*_base_.pipeline, dict(type='Albu', transforms=[])]\n"
+    path = config(text + 'train_dataloader = dict(dataset=dict(pipeline=pipeline))')
+    refused(capsys, 'train', path, "type='Albu'", 'albumentations is not installed')
 
 
 # --- pictures and scopes ------------------------------------------------------

@@ -9,7 +9,7 @@ the first epoch; at all images, however long it takes. docs/data.md has the layo
 import argparse
 from typing import List, Optional
 
-from mmrla.engine import config, data, layout
+from mmrla.engine import coco, config, data, layout
 from mmrla.engine.errors import one_line_errors
 
 PARTS = ('train', 'val', 'test')
@@ -35,9 +35,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     built = []
     for part in parts:
         key = f'{part}_dataloader.dataset'
-        dataset = layout.build_dataset(cfg, part)
-        built.append((key, dataset))
-        text = data.check_data(dataset, key)
+        with coco.remembered():
+            dataset = layout.build_dataset(cfg, part)
+            built.append((key, dataset))
+            text = data.check_data(dataset, key)
         if cfg.get(f'{part}_evaluator'):
             evaluator = layout.build_evaluator(cfg, part)
             data.check_metrics(dataset, evaluator, f'{part}_evaluator')
