@@ -84,10 +84,14 @@ class StartHook(Hook):
                 f'norms of {_listed(norms)} are in eval mode with mean 0 and variance 1'
             )
         if problems:
-            runner.logger.warning(
-                f'never trained: {"; ".join(problems)}; name pretrained weights '
-                '(init_cfg or load_from), or set frozen_stages=-1 and norm_eval=False'
+            is_rla = all('.rla' in name for name in frozen + norms)
+            remedy = (
+                'leave out freeze_rla'
+                if is_rla
+                else 'name pretrained weights (init_cfg or load_from), or set '
+                'frozen_stages=-1 and norm_eval=False'
             )
+            runner.logger.warning(f'never trained: {"; ".join(problems)}; {remedy}')
 
     def before_train_epoch(self, runner: Any) -> None:
         """Note that the training has begun."""
