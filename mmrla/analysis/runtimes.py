@@ -61,7 +61,8 @@ def quantise(content: bytes, batches: Sequence[np.ndarray]) -> bytes:
     """An ONNX file with int8 weights, one scale a channel, and uint8 maps.
 
     Static quantisation of ONNX Runtime (operators between QuantizeLinear and
-    DequantizeLinear, which OpenVINO reads too).
+    DequantizeLinear, which OpenVINO reads too). Maps are uint8: on x86, ONNX Runtime
+    leaves a conv in float32 if it reads an int8 map that something else reads as well.
 
     Args:
         content: The file; of the deployed form, since norms are not quantised.
@@ -83,7 +84,13 @@ def quantise(content: bytes, batches: Sequence[np.ndarray]) -> bytes:
         source, target = (osp.join(folder, name) for name in ('float', 'int8'))
         Path(source).write_bytes(content)
         tool.shape_inference.quant_pre_process(source, source)
-        tool.quantize_static(source, target, Reader(), per_channel=True)
+        tool.quantize_static(
+            source,
+            target,
+            Reader(),
+            per_channel=True,
+            activation_type=tool.QuantType.QUInt8,
+        )
         return Path(target).read_bytes()
 
 
