@@ -213,7 +213,7 @@ LATE = {
         ['{config}', OPTIONS, 'optim_wrapper.clip_grad.max_norms=1'],
         "optim_wrapper: TypeError: missing a required argument: 'max_norm'",
     ),
-    'unknown argument of a hook's class': Refused(
+    'unknown argument of a hook': Refused(
         [
             '{config}',
             OPTIONS,
