@@ -180,6 +180,7 @@ def set_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(cfg.filename))[0]
         cfg.work_dir = osp.join('./work_dirs', name)
+    cfg.work_dir = osp.expanduser(cfg.work_dir)
     if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):
         raise UserError(f'--work-dir {cfg.work_dir} is a file, not a folder')
 

@@ -159,7 +159,7 @@ def _check_ann_file(path: str, key: str, cfg: Any) -> None:
 
 def _check_paths(cfg: Any, key: str) -> None:
     root, ann_file = cfg.get('data_root') or '', cfg.get('ann_file')
-    if root and not osp.isdir(root):
+    if root and not osp.isdir(root) and cfg.get('backend_args') is None:
         raise UserError(
             f'data root {root} does not exist; put the data there (a link will do) '
             f'or name its folder with --cfg-options {key}.data_root=FOLDER'

@@ -42,7 +42,7 @@ def set_resume(cfg: Config, resume: Optional[str], hook: ConfigDict) -> Optional
             cfg.resume = False
             return None
     else:
-        path = resume
+        path = osp.expanduser(resume)
         check_file(path, 'checkpoint', 'name one that is there, or --resume auto')
         if is_local(path) and not is_whole(path):
             raise UserError(

@@ -8,7 +8,7 @@ import os
 import shutil
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -52,6 +52,7 @@ class StartHook(Hook):
         self.has_begun = False
         self._arrivals: Optional[Arrivals] = None
         self._start: Optional[int] = None  # of the loads, the first of a checkpoint
+        self._classes: Optional[Sequence[str]] = None  # of the checkpoint
 
     def watch(self, model: nn.Module) -> None:
         """Record what is loaded into a network from now on."""
@@ -65,12 +66,16 @@ class StartHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Refuse a checkpoint without weights, before they are copied."""
         state_dict_of(checkpoint, str(runner._load_from))
+        meta = checkpoint.get('meta') or {}
+        self._classes = (meta.get('dataset_meta') or {}).get('classes')
         if self._arrivals is not None:
             self._start = len(self._arrivals.loads)
 
     def before_train(self, runner: Any) -> None:
         """Judge what was loaded and what will be trained."""
         arrivals = self._check_checkpoint(runner, exact=bool(runner._resume))
+        if runner._resume:
+            self._check_classes(runner, runner.train_loop)
         if arrivals is None:
             return
         check_pretrained(arrivals)
@@ -100,6 +105,27 @@ class StartHook(Hook):
     def before_test(self, runner: Any) -> None:
         """Judge what was loaded."""
         self._check_checkpoint(runner, exact=True)
+        self._check_classes(runner, runner.test_loop)
+
+    def _check_classes(self, runner: Any, loop: Any) -> None:
+        """Compare the classes of the checkpoint with those of the data set."""
+        metainfo = getattr(loop.dataloader.dataset, 'metainfo', None)
+        now = metainfo.get('classes') if isinstance(metainfo, dict) else None
+        before = self._classes
+        if not now or not before or list(now) == list(before):
+            return
+        path = runner._load_from
+        differ = next((i for i, (a, b) in enumerate(zip(before, now)) if a != b), 0)
+        text = f'class {differ} is {before[differ]!r} there and {now[differ]!r} here'
+        if sorted(now) == sorted(before):
+            raise UserError(
+                f'checkpoint {path} was trained with the classes in another order: '
+                f'{text}; name them in metainfo.classes in its order'
+            )
+        runner.logger.warning(
+            f'checkpoint {path} was trained with other classes than the data set has: '
+            f'{text}; predictions count as those of the data set'
+        )
 
     def _check_checkpoint(self, runner: Any, exact: bool) -> Optional[Arrivals]:
         arrivals = self._arrivals

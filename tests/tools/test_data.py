@@ -324,6 +324,27 @@ def test_objects_are_counted(root, config, capsys):
     told(capsys, config(), *words, parts=['train'])
 
 
+@pytest.mark.parametrize(('tool', 'extra'), [('test', ()), ('train', ('--resume',))])
+def test_a_checkpoint_of_classes_in_another_order(
+    tool, extra, root, config, trained, capsys
+):
+    for split in ('train', 'val'):
+        edit(root / f'annotations/{split}.json', lambda c: c['categories'].reverse())
+    path = config(dataset(metainfo=dict(classes=('blue', 'red'))))
+    checkpoint = trained / 'epoch_2.pth'
+    words = 'epoch_2.pth', "class 0 is 'red' there and 'blue' here"
+    refused(capsys, tool, path, *words, extra=(*extra, checkpoint))
+
+
+def test_a_checkpoint_of_other_classes(root, config, trained, tmp_path):
+    """It may be the same by another name."""
+    _rename(root, 'azure')
+    path = config(dataset(metainfo=dict(classes=('red', 'azure'))))
+    call('test', path, trained / 'epoch_2.pth', '--work-dir', tmp_path / 'w')
+    log = next((tmp_path / 'w').glob('*/*.log')).read_text()
+    assert "class 1 is 'blue' there and 'azure' here" in log
+
+
 # --- masks and metrics --------------------------------------------------------
 
 MASKS = """
@@ -608,12 +629,14 @@ def test_classifiers_data_pass(name, classifier_config, tmp_path, capsys):
     told(capsys, tmp_path / 'c.py', 'train: ', '2 classes', parts=['train'])
 
 
-def test_home_stands_in_paths(root, config, capsys, tmp_path, monkeypatch):
+def test_home_stands_in_paths(root, config, trained, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
+    shutil.copy(trained / 'epoch_2.pth', tmp_path)
     text = dataset(data_root='~/coco')
     text += "\nval_evaluator = dict(ann_file='~/coco/annotations/val.json')"
-    call('train', config(text), '--work-dir', tmp_path / 'w')
-    assert (tmp_path / 'w/epoch_2.pth').is_file()
+    resumed = '--resume', '~/epoch_2.pth', '--cfg-options', 'train_cfg.max_epochs=3'
+    call('train', config(text), '--work-dir', '~/w', *resumed)
+    assert (tmp_path / 'w/epoch_3.pth').is_file()
 
 
 def test_a_file_is_read_once(root, config, tmp_path, monkeypatch):
