@@ -342,10 +342,13 @@ def _find_key(error: BaseException, cfg: Config) -> Optional[str]:
         values = frame.f_locals
         if frame.f_code.co_name in ('build_from_cfg', '_initialize'):
             built = values.get('cfg')
-        elif isinstance(values.get('self'), Hook):
-            built = dict(type=type(values['self']))
         else:
-            continue
+            # MMEngine raises a hook's TypeError again, where it is not 'self'.
+            found = (values.get(name) for name in ('self', 'hook'))
+            hook = next((value for value in found if isinstance(value, Hook)), None)
+            if hook is None:
+                continue
+            built = dict(type=type(hook))
         if isinstance(built, Mapping) and 'type' in built:
             key = _key_of(cfg, built)
             if key is not None:

@@ -220,7 +220,7 @@ LATE = {
             'default_hooks.timer.type=EMAHook',
             'default_hooks.timer.momentums=1',
         ],
-        'default_hooks.timer.momentums=1',
+        "default_hooks.timer.type='EMAHook'",
     ),
     'validation every 0 epochs': Refused(
         ['{config}', OPTIONS, 'train_cfg.val_interval=0'], 'train_cfg.val_interval=0'
