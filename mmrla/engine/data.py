@@ -512,7 +512,7 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
         label = info.get('gt_label')
         if isinstance(label, (int, np.integer)):
             labels.add(int(label))
-            _check_label(label, info, part)
+            _check_label(int(label), info, part)
         size = _size(info)
         for scale in scales if size else ():
             _check_shape(info, scale, part.source)
@@ -525,7 +525,7 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
                 strange = True
                 break
             known = True
-            _check_label(label, info, part)
+            _check_label(int(label), info, part)
             if masks:
                 _check_mask(instance, info, part, bitmaps)
             objects.add(instance, size or (np.inf, np.inf), masks)
