@@ -538,7 +538,8 @@ def _look_at_objects(part: _Part, deadline: float) -> Optional[Objects]:
 
 def _check_label(label: int, info: Mapping[str, Any], part: _Part) -> None:
     """Refuse a label that no class has."""
-    if part.classes and not 0 <= label < len(part.classes):
+    # -1 stands for none in upstream's data sets (CrowdHuman's masks, no label).
+    if part.classes and label >= len(part.classes):
         raise UserError(
             f'{part.source}: {info.get("img_path")} has the label {label}, but '
             f'{part.key} has {len(part.classes)} classes, counted from 0'
