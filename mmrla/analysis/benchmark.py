@@ -24,9 +24,10 @@ from ..registry import type_name
 from .networks import build, is_detector
 from .runtimes import export, open_session, profile, quantise
 
-#: What autocast computes with; int8 is for other runtimes.
+#: What autocast computes with; tf32 is for GPUs, int8 for other runtimes.
 PRECISIONS = {
     'fp32': None,
+    'tf32': None,
     'fp16': torch.float16,
     'bf16': torch.bfloat16,
     'int8': None,
@@ -43,8 +44,9 @@ class Form:
     Attributes:
         mode: 'inference' or 'train' (forward, backward and an SGD step).
         device: 'cpu' or 'cuda'.
-        precision: 'fp32', 'fp16' or 'bf16', the last two by autocast, or in another
-            runtime 'int8', calibrated with the images.
+        precision: 'fp32', on a GPU 'tf32' (float32 whose products round to TF32),
+            'fp16' or 'bf16' by autocast, or in another runtime 'int8', calibrated
+            with the images.
         channels_last: Memory format of images and weights.
         compile: Whether ``torch.compile`` wraps the forward pass.
         form: 'default'; 'deployed' for inference, 'fused' for training, see
@@ -56,6 +58,8 @@ class Form:
         runtime: 'torch', or one of :data:`mmrla.analysis.runtimes.RUNTIMES` for
             inference on the CPU of the network exported to ONNX: a classifier,
             or the backbone and neck of a detector. It gets torch's threads.
+        cuda_graph: Whether a step is the replay of a CUDA graph; inference of a
+            classifier.
     """
 
     mode: str = 'inference'
@@ -68,6 +72,7 @@ class Form:
     shape: Tuple[int, int] = (224, 224)
     cpu_time: bool = False
     runtime: str = 'torch'
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
                 else:
                     forward(images, mode='tensor')
 
-        return step, model
+        return _graphed(step) if form.cuda_graph else step, model
 
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -221,6 +226,20 @@ def make_step(cfg: Config, form: Form) -> Tuple[Callable[[], Any], nn.Module]:
         optimizer.zero_grad(set_to_none=True)
 
     return train_step, model
+
+
+def _graphed(step: Callable[[], Any]) -> Callable[[], Any]:
+    """The replay of a step, captured as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # cuDNN chooses its algorithms before the capture
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def _cpu_peak(profile: torch.profiler.profile) -> int:
@@ -312,6 +331,10 @@ def compare(
     Returns:
         One entry a network, in order.
     """
+    if form.device == 'cuda':
+        # torch's own default is TF32 in convs and not in products of matrices.
+        torch.backends.cudnn.allow_tf32 = form.precision == 'tf32'
+        torch.backends.cuda.matmul.allow_tf32 = form.precision == 'tf32'
     steps: Dict[str, Callable[[], Any]] = {}
     profiles: Dict[str, _Profile] = {}
     for name, cfg in cfgs.items():

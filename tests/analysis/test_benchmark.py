@@ -1,8 +1,11 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The benchmark compares like with like, and counts what it says it counts."""
 
+import os
 import os.path as osp
 import runpy
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ from mmengine.config import Config
 
 from mmrla.analysis import benchmark
 from mmrla.analysis.benchmark import Form, compare, make_step
+
+from ..conftest import load_tool
 
 pytest.importorskip('mmpretrain')
 
@@ -135,3 +140,27 @@ def test_the_named_sets_have_configs() -> None:
     for networks in tool['SETS'].values():
         for name in networks.values():
             assert osp.isfile(osp.join(root, 'configs', name)), name
+
+
+def test_the_benchmark_takes_all_that_gpu_check_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its steps, run with a Python that only writes down what it is asked for."""
+    tool = load_tool('analysis_tools/benchmark')
+    asked = tmp_path / 'asked'
+    python = tmp_path / 'python'
+    python.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    python.chmod(0o755)
+    script = osp.join(osp.dirname(tool.__file__), 'gpu_check.sh')
+    env = dict(os.environ, PYTHON=str(python))
+    command = ['bash', script, '--out', str(tmp_path / 'out')]
+    subprocess.run(command, env=env, check=True, timeout=60)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    runs = [line.split() for line in asked.read_text().splitlines()]
+    runs = [run[1:] for run in runs if run[0].endswith('benchmark.py')]
+    forms = [tool.parse_args(run) for run in runs]
+    assert {f.device for f in forms} == {'cuda'}
+    assert {f.precision for f in forms} == {'fp32', 'tf32', 'bf16', 'fp16'}
+    assert {f.form for f in forms} == {'default', 'fused', 'deployed'}
+    assert any(f.cuda_graph for f in forms)
+    assert any(f.compile for f in forms)

@@ -85,6 +85,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
     parser.add_argument(
+        '--cuda-graph',
+        action='store_true',
+        help='replay each step as a CUDA graph; inference of classifiers',
+    )
+    parser.add_argument(
         '--form',
         choices=FORMS,
         default='default',
@@ -120,7 +125,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     modes = dict(deployed='inference', fused='train')
     if modes.get(args.form, args.mode) != args.mode:
         parser.error(f'--form {args.form} is for --mode {modes[args.form]}')
-    if args.form == 'fused' and (args.compile or args.precision != 'fp32'):
+    if args.form == 'fused' and (
+        args.compile or args.precision not in ('fp32', 'tf32')
+    ):
         parser.error('--form fused is for eager float32')
     given = dict(
         mode=args.mode != 'inference',
@@ -128,6 +135,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         precision=args.precision not in ('fp32', 'int8'),
         channels_last=args.channels_last,
         compile=args.compile,
+        cuda_graph=args.cuda_graph,
     )
     if args.runtime != 'torch' and any(given.values()):
         name = next(name for name in given if given[name]).replace('_', '-')
@@ -145,8 +153,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         parser.error('--device cuda: this machine has no GPU that torch can use')
     if args.device == 'cuda' and args.cpu_time:
         parser.error('--cpu-time is for --device cpu')
-    if args.device == 'cpu' and args.precision == 'fp16':
-        parser.error('--precision fp16 needs --device cuda; on the CPU: fp32 or bf16')
+    if args.device == 'cpu' and args.precision in ('fp16', 'tf32'):
+        parser.error(
+            f'--precision {args.precision} needs --device cuda; '
+            'on the CPU: fp32 or bf16'
+        )
+    if args.cuda_graph and (args.device == 'cpu' or args.mode != 'inference'):
+        parser.error('--cuda-graph is for --device cuda and --mode inference')
     return args
 
 
@@ -206,7 +219,8 @@ def draw(results: List[Timing], form: Form) -> Any:
     axes.set_xlabel(f'time of a step, relative to {results[0].name}')
     options = [form.form, form.mode, form.runtime, form.device, form.precision]
     options.append(f'batch {form.batch_size}')
-    options += [name for name in ('channels_last', 'compile') if getattr(form, name)]
+    flags = 'channels_last', 'compile', 'cuda_graph'
+    options += [name for name in flags if getattr(form, name)]
     options += ['CPU time'] if form.cpu_time else []
     axes.set_title(', '.join(options), fontsize=10, loc='right')
     return figure
@@ -244,7 +258,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         shape=tuple(shape),
         cpu_time=args.cpu_time,
         runtime=args.runtime,
+        cuda_graph=args.cuda_graph,
     )
+    if form.cuda_graph and kinds == {True}:
+        raise UserError('--cuda-graph is for classifiers: a detector asks for values')
     results = compare(cfgs, form, args.rounds, args.warmup)
     print(table(results))
     if args.profile:

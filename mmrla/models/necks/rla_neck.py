@@ -4,7 +4,6 @@
 from typing import Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -81,12 +80,7 @@ class RLANeck(BaseModule):
             One tensor (N, C + k) in a tuple.
         """
         if self.hidden is None:
-            return (_pooled(inputs[-1]),)
+            return (inputs[-1].mean((2, 3)),)
         x, h = inputs[-2], self.hidden(inputs[-1])
         # Pooling first concatenates vectors instead of maps.
-        return (torch.cat((_pooled(x), _pooled(h)), dim=1),)
-
-
-def _pooled(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C); runtimes read it in the layout of convs, unlike mean."""
-    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return (torch.cat((x.mean((2, 3)), h.mean((2, 3))), dim=1),)
