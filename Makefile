@@ -44,6 +44,7 @@ lint: setup ## Check style, types and safety
 	@$(PY) -m bandit -q -c pyproject.toml -r mmrla tools demo setup.py
 
 docs: ## Build the documentation site in docs/_build/html, links checked
+	@rm -rf docs/api  # pages of modules that are gone would stay
 	@test -x .venv-docs/bin/python || $(or $(PYTHON),python3) -m venv .venv-docs
 	@.venv-docs/bin/python -m pip install -q -r requirements/docs.txt
 	@.venv-docs/bin/python -m sphinx -W --keep-going -q -c docs . docs/_build/html
