@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -36,24 +36,26 @@ def write_data(root: Path) -> None:
         (voc / folder).mkdir(parents=True)
     (coco / 'images').mkdir(parents=True)
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
-    whole = dict(images=[], annotations=[], categories=categories)
+    whole: Dict[str, list] = dict(images=[], annotations=[], categories=categories)
     for split, number in SPLITS.items():
         names = [f'BloodImage_{split}{i}' for i in range(number)]
         names[0] = 'BloodImage_00007' if split == 'test' else names[0]
         (voc / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
-        for kind in ('images', 'labels'):
-            (yolo / kind / split).mkdir(parents=True)
+        for part in ('images', 'labels'):
+            (yolo / part / split).mkdir(parents=True)
         for name in names:
             image = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
             folders = voc / 'JPEGImages', yolo / 'images' / split, coco / 'images'
-            for folder in folders:
-                cv2.imwrite(str(folder / f'{name}.jpg'), image)
+            for target in folders:
+                cv2.imwrite(str(target / f'{name}.jpg'), image)
             image_id = len(whole['images']) + 1
             size = dict(width=WIDTH, height=HEIGHT)
             whole['images'].append(dict(id=image_id, file_name=f'{name}.jpg', **size))
             objects, lines = '', []
             for label, (x, y, w, h) in _boxes(rng):
-                annotation = dict(image_id=image_id, category_id=label + 1)
+                annotation: Dict[str, Any] = dict(
+                    image_id=image_id, category_id=label + 1
+                )
                 annotation |= dict(bbox=[x, y, w, h], area=w * h, iscrowd=0)
                 whole['annotations'].append(
                     dict(annotation, id=len(whole['annotations']) + 1)
