@@ -197,6 +197,27 @@ FAST = (
     'densenet-lag',
 )
 
+#: Those, and one of each class, block, cell and form of sharing.
+COVERING = (
+    *FAST,
+    'resnet-convlstm',
+    'resnet-unshared',
+    'resnet-no-exchange',
+    'resnet18',
+    'resnext',
+    'regnet',
+    'res2net',
+    'resnest',
+    'mmpretrain-resnet',
+    'mmpretrain-seresnet',
+    'cifar-resnet',
+    'mobilenet',
+    'preact-basic',
+    'preact-convgru',
+    'plain-resnet',
+    'plain-dual-path',
+)
+
 
 def each(cases: Collection[Case], fast: Collection[str] = FAST) -> Any:
     """Parametrise ``case``; but for those named the tests are slow ones."""

@@ -9,10 +9,11 @@ from torch import nn
 
 from mmrla.models import RLANeck, WiringMismatchError
 
-from .conftest import CASES, FAMILIES, RESNETS, Case
+from .conftest import CASES, COVERING, FAMILIES, RESNETS, Case, each
 
-all_cases = pytest.mark.parametrize('case', FAMILIES, ids=lambda c: c.name)
-rla_cases = pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
+#: The networks that are not in ``COVERING`` are slow tests.
+all_cases = each(FAMILIES, COVERING)
+rla_cases = each(CASES, COVERING)
 
 
 def _all_outputs(case: Case) -> tuple:
@@ -36,7 +37,7 @@ def _assert_gradients(case: Case, *models: nn.Module) -> None:
     )
 
 
-@all_cases
+@pytest.mark.parametrize('case', FAMILIES, ids=lambda c: c.name)
 def test_every_parameter_gets_a_gradient_in_a_detector(case: Case) -> None:
     model = case.build(out_indices=_all_outputs(case))
     outs = model(torch.randn(4, 3, 64, 64))
@@ -45,7 +46,7 @@ def test_every_parameter_gets_a_gradient_in_a_detector(case: Case) -> None:
     _assert_gradients(case, model)
 
 
-@rla_cases
+@pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
 def test_every_parameter_gets_a_gradient_in_a_classifier(case: Case) -> None:
     model = case.build(return_hidden=True)
     neck = RLANeck(case.rla_channels)
@@ -56,7 +57,7 @@ def test_every_parameter_gets_a_gradient_in_a_classifier(case: Case) -> None:
     _assert_gradients(case, model, neck)
 
 
-@pytest.mark.parametrize('case', RESNETS, ids=lambda c: c.name)
+@each(RESNETS, COVERING)
 def test_names_are_the_plain_networks_and_rlas(case: Case) -> None:
     """With the plain network's weights alone the outputs are the plain network's."""
     model = case.build()
@@ -74,30 +75,30 @@ def test_names_are_the_plain_networks_and_rlas(case: Case) -> None:
 
 
 @all_cases
-@pytest.mark.parametrize('out_index', [0, 2])
-def test_early_outputs_need_no_later_unit(case: Case, out_index: int) -> None:
-    model = case.build(out_indices=(out_index,))
-    (out,) = model(torch.randn(2, 3, 64, 64))
+def test_early_outputs_need_no_later_unit(case: Case) -> None:
     expected = case.build(out_indices=_all_outputs(case))(torch.randn(2, 3, 64, 64))
-    assert out.shape == expected[out_index].shape
-    out.square().mean().backward()
-    # Upstream builds later stages, too; RLA adds nothing for them.
-    for name, param in model.named_parameters():
-        if name.startswith('rla.'):
-            assert param.grad is not None, name
+    for out_index in (0, 2):
+        model = case.build(out_indices=(out_index,))
+        (out,) = model(torch.randn(2, 3, 64, 64))
+        assert out.shape == expected[out_index].shape
+        out.square().mean().backward()
+        # Upstream builds later stages, too; RLA adds nothing for them.
+        for name, param in model.named_parameters():
+            if name.startswith('rla.'):
+                assert param.grad is not None, name
 
 
 @all_cases
-@pytest.mark.parametrize('size', [(33, 47), (97, 65), (32, 200)])
-def test_odd_sizes(case: Case, size: tuple) -> None:
+def test_odd_sizes(case: Case) -> None:
     model = case.build(out_indices=_all_outputs(case))
     model.train(False)
-    with torch.no_grad():
-        outs = model(torch.randn(1, 3, *size))
-    assert all(out.isfinite().all() for out in outs)
-    # Strided convs round up at each halving; DenseNet's poolings leave the rest out.
-    for a, b in zip(outs, outs[1:] if case.type != 'DenseNetBC' else ()):
-        assert a.shape[2] in (b.shape[2], 2 * b.shape[2], 2 * b.shape[2] - 1)
+    for size in (33, 47), (97, 65), (32, 200):
+        with torch.no_grad():
+            outs = model(torch.randn(1, 3, *size))
+        assert all(out.isfinite().all() for out in outs)
+        # Strided convs round up at each halving; DenseNet's poolings leave the rest.
+        for a, b in zip(outs, outs[1:] if case.type != 'DenseNetBC' else ()):
+            assert a.shape[2] in (b.shape[2], 2 * b.shape[2], 2 * b.shape[2] - 1)
 
 
 @rla_cases

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .conftest import FAMILIES, FAST, Case, each, settled
+from .conftest import COVERING, FAMILIES, FAST, Case, each, settled
 
-all_cases = pytest.mark.parametrize('case', FAMILIES, ids=lambda c: c.name)
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+#: torch has no float16 convolutions on the CPU.
+HALF = [torch.bfloat16] if DEVICE == 'cpu' else [torch.bfloat16, torch.float16]
 
 
 def build(case: Case, **kwargs: Any) -> nn.Module:
@@ -41,20 +43,17 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a.float() - b).norm() / b.norm()).item()
 
 
-@all_cases
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@each(FAMILIES, COVERING)
+@pytest.mark.parametrize('dtype', HALF)
 def test_a_step_in_half_precision_is_near_that_in_float32(
     case: Case, dtype: torch.dtype
 ) -> None:
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if dtype == torch.float16 and device == 'cpu':
-        pytest.skip('torch has no float16 convolutions on the CPU')
-    model = build(case).to(device)
-    x = images().to(device)
+    model = build(case).to(DEVICE)
+    x = images().to(DEVICE)
     expected, expected_loss, grads = step(model, x)
     grads = {n: g.clone() for n, g in grads.items()}
     model.zero_grad()
-    with torch.autocast(device, dtype=dtype):
+    with torch.autocast(DEVICE, dtype=dtype):
         outs, loss, half = step(model, x)
     assert all(out.dtype == dtype for out in outs)  # the hidden state is the last
     assert max(relative(a, b) for a, b in zip(outs, expected)) < 0.15
@@ -67,7 +66,7 @@ def test_a_step_in_half_precision_is_near_that_in_float32(
     assert torch.cosine_similarity(a, b, dim=0) > 0.85
 
 
-@all_cases
+@each(FAMILIES, COVERING)
 def test_channels_last_stays_through_the_network(case: Case) -> None:
     if case.name == 'resnest':
         pytest.skip('its own attention returns contiguous maps')
