@@ -1,7 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Metafiles, READMEs and model-index.yml against the configs and their networks."""
 
-import re
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -97,25 +96,3 @@ def test_published_scores() -> None:
             if published.paper:
                 assert paper == published.paper[i]
             assert metrics.get(f'{names[name]} (published weights)', paper) == score
-
-
-def _anchors(page: Path) -> List[str]:
-    """What the headings of a page are linked by."""
-    headings = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
-    return [re.sub(r'[^\w -]', '', h).lower().replace(' ', '-') for h in headings]
-
-
-@pytest.mark.parametrize(
-    'page',
-    [ROOT / 'configs/README.md', *(f / 'README.md' for f in FOLDERS)],
-    ids=lambda page: page.parent.name,
-)
-def test_links_exist(page: Path) -> None:
-    text = page.read_text()
-    for link, anchor in re.findall(r'\]\(([^)#]*)#?([^)]*)\)', text):
-        if ':' not in link:
-            target = page.parent / link if link else page
-            assert target.exists(), link
-            assert not anchor or anchor in _anchors(target), (link, anchor)
-    for path in re.findall(r'(?:tools|configs|docs)/[\w/.-]+\.(?:py|sh|md)', text):
-        assert (ROOT / path).is_file(), path

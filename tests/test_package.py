@@ -133,6 +133,7 @@ def test_wheel_of_build(wheel):
     }
 
 
+@pytest.mark.slow
 def test_pip_install(tmp_path):
     source, content = copy_source(tmp_path / 'source')
     # Left by an older build: must not be installed.

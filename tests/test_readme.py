@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 #: A score that links to its file.
 LINK = r'\[([\d.]+)\]\((https://drive[^)]+)\)'
 #: A file that a page names, from the top of the repository.
-PATH = r'(?<![\w/])(?:tools|mmrla|docs|demo)/[\w/]+\.(?:py|sh|md)\b'
+PATH = r'(?<![\w/])(?:tools|mmrla|docs|demo|configs)/[\w/.-]+\.(?:py|sh|md)\b'
 TEXT = (ROOT / 'README.md').read_text()
 
 
@@ -115,8 +115,5 @@ def test_links_and_paths_exist(page: Path) -> None:
         for link in links
         if ':' not in link and not (ROOT / page.parent / link).exists()
     ]
-    paths = re.findall(
-        r'(?<![\w/])(?:tools|mmrla|docs|demo)/[\w/]+\.(?:py|sh|md)\b', text
-    )
-    missing += [path for path in paths if not (ROOT / path).exists()]
+    missing += [path for path in re.findall(PATH, text) if not (ROOT / path).exists()]
     assert not missing

@@ -3,7 +3,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -65,23 +64,3 @@ def test_boxes_are_enough(tmp_path, boxes, detector):
     found = metrics(tmp_path / 'test')
     assert 0 <= found['coco/bbox_mAP'] <= 1
     assert not any('segm' in name for name in found)
-
-
-@pytest.mark.parametrize(
-    'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem.split('_fpn')[0]
-)
-def test_a_digits_config(path: Path) -> None:
-    """Masks are loaded where they are learned; scores come while it trains."""
-    cfg = Config.fromfile(path)
-    has_masks = path.name.startswith('mask-rcnn')
-    for part in ('train', 'val', 'test'):
-        steps = cfg[f'{part}_dataloader'].dataset.pipeline
-        (load,) = (s for s in steps if s.type.endswith('LoadAnnotations'))
-        assert load.get('with_mask', False) == has_masks
-        assert load.with_bbox
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        assert ('segm' in evaluator.metric) == has_masks
-        assert 'bbox' in evaluator.metric
-    assert bool(cfg.model.get('roi_head', {}).get('mask_head')) == has_masks
-    assert cfg.train_cfg.max_epochs == 12
-    assert cfg.train_cfg.val_interval <= 2

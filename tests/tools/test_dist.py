@@ -137,6 +137,7 @@ def test_a_tool_leaves_its_processes():
     assert not dist.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_dead_process_ends_the_job(detector_config, tmp_path):
     command = 'bash', TOOLS / 'dist_train.sh', detector_config, '2'
     args = '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=10000'

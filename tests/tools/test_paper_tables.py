@@ -101,13 +101,6 @@ def test_json_has_every_row(results):
     assert row['params']['difference'] == -0.01
 
 
-def test_no_link_of_the_page_is_dead():
-    page = (REPO / 'docs' / 'paper_tables.md').read_text(encoding='utf-8')
-    links = [part.partition(')')[0] for part in page.split('](')[1:]]
-    assert len(links) > 60
-    assert all((REPO / 'docs' / link).is_file() for link in links)
-
-
 THIN = 'baselines/mobilenet-v2_2xb48_in1k.py'
 
 

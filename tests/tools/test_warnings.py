@@ -26,13 +26,6 @@ def warnings_of_ours(output: str) -> List[str]:
     return [m.group() for m in found if m.group(1).startswith(tuple(OURS))]
 
 
-def test_a_warning_would_be_seen() -> None:
-    code = 'import warnings; warnings.warn_explicit("x", {}, "{}/mmrla/y.py", 3)'
-    for kind in ('DeprecationWarning', 'UserWarning', 'FutureWarning'):
-        output = python('-c', code.format(kind, REPO)).stderr
-        assert warnings_of_ours(output) == [f'{REPO}/mmrla/y.py:3: {kind}: x']
-
-
 @pytest.mark.parametrize('kind', ['detector', 'classifier'])
 def test_training_and_resuming(kind, request, tmp_path) -> None:
     config = request.getfixturevalue(f'{kind}_config')
