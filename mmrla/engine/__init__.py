@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What the tools share: hooks, safe files, process set-up, checks of input."""
+"""Shared by the tools: hooks, crash-safe files, process set-up, checks of input."""
 
 from .fused_hook import DeployHook, FusedTrainingHook
 from .hooks import SafeCheckpointHook, StepSeedHook

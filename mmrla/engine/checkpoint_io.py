@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Reading checkpoints without running their code, writing them whole."""
+"""Read checkpoints without executing their code, and write them atomically."""
 
 import hashlib
 import os
@@ -49,10 +49,10 @@ def is_local(path: str) -> bool:
 
 # --- reading ------------------------------------------------------------------
 
-# What weights are made of. Files of MMEngine also hold logs (HistoryBuffer, with
-# references to functions) and whatever a dataset's metainfo has, which torch's own
-# weights_only refuses: here unknown things become inert instead, so that the
-# weights beside them can be had, with every version of torch.
+# Types of weights. MMEngine's files also hold logs (HistoryBuffer, with references to
+# functions) and any metainfo of a data set, which torch's weights_only refuses. Here
+# unknown types become inert instead, so that the weights can be read with every version
+# of torch.
 _HARMLESS: Dict[str, frozenset] = {
     'builtins': frozenset(
         'bool bytearray bytes complex dict float frozenset int list range set slice '
@@ -69,14 +69,14 @@ _HARMLESS: Dict[str, frozenset] = {
     'torch.nn.parameter': frozenset(['Parameter']),
 }
 _HARMLESS['numpy._core.multiarray'] = _HARMLESS['numpy.core.multiarray']
-#: How ``weights_only`` names what it refuses: in the words of torch 2.1, of 2.4 and
-#: newer, and of those for modules that it never allows.
+#: How ``weights_only`` names a refused type: in torch 2.1, in 2.4 and newer, and for
+#: modules that are never allowed.
 _UNSAFE = re.compile(r'nsupported (?:class|global: GLOBAL|GLOBAL) ([\w.]+)')
 _ALIASES = {'__builtin__': 'builtins'}
 
 
 class _Inert:
-    """Stands for an object of any other kind: takes everything, does nothing."""
+    """Stand-in for any other object: accepts everything, does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -97,7 +97,7 @@ class _Inert:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what is harmless, and makes everything else inert."""
+    """Unpickles harmless types and makes all others inert."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = _ALIASES.get(module, module)
@@ -116,7 +116,7 @@ _HARMLESS_PICKLE = SimpleNamespace(
 
 
 def has_form(path: str) -> bool:
-    """Whether a file begins and ends as ``torch.save`` writes it: cheap to ask."""
+    """Whether a file begins and ends like one of ``torch.save``: a cheap test."""
     with open(path, 'rb') as file:
         magic = file.read(2)
     # A zip archive, before torch 1.6 pickles in a row.
@@ -144,7 +144,7 @@ def load_foreign(
     if not osp.isfile(path):
         kind = 'is a folder, not a file' if osp.isdir(path) else 'does not exist'
         raise CheckpointError(f'checkpoint {path} {kind}')
-    # An unpickler that calls nothing of the file's, or torch's own.
+    # Either our unpickler, which calls nothing from the file, or torch's.
     how: Dict[str, Any] = dict(weights_only=strict)
     if not strict:
         how['pickle_module'] = _HARMLESS_PICKLE
@@ -156,7 +156,7 @@ def load_foreign(
     except (PermissionError, MemoryError):
         raise
     except Exception as error:
-        # What torch and pickle raise for other bytes is anything, OSError included.
+        # For other bytes torch and pickle raise any error, even OSError.
         text = one_line(error)
         unsafe = _UNSAFE.search(text)
         if unsafe:
@@ -180,7 +180,7 @@ def weights_of(
     Args:
         checkpoint: What the file held: weights, or a dict with an entry for them.
         path: Name of the file, for the error.
-        entries: Names of that entry, the first that is there counts.
+        entries: Possible names of that entry; the first one found counts.
 
     Returns:
         The name of the entry (None where the file is the weights), the weights.
@@ -247,7 +247,7 @@ def is_whole(path: str) -> bool:
 
 
 def _numbered(folder: str, template: str) -> List[str]:
-    """Checkpoints with a number in their name, the newest first."""
+    """Numbered checkpoints, the newest first."""
     head, tail = map(re.escape, template.split('{}'))
     found = []
     for path in Path(folder).glob('*') if osp.isdir(folder) else []:
@@ -266,8 +266,8 @@ def newest_whole(work_dir: str, folder: str, template: str) -> Optional[str]:
         template (str): Their names, '{}' for the number.
 
     Returns:
-        str or None: What ``last_checkpoint`` names, else the newest file of that
-        name, torn ones left out.
+        str or None: The one named in ``last_checkpoint``, else the newest intact
+        file of the template.
     """
     candidates = _numbered(folder, template)
     pointer = Path(work_dir, 'last_checkpoint')
@@ -284,7 +284,7 @@ def newest_whole(work_dir: str, folder: str, template: str) -> Optional[str]:
 
 @contextmanager
 def _whole_file(path: Path, remedy: str) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, bring it to the disk and give it its name.
+    """Write a temporary file, sync it to the disk and rename it.
 
     Raises:
         CheckpointError: The disk is full or refuses the file. What was there stays
@@ -309,7 +309,7 @@ def _whole_file(path: Path, remedy: str) -> Iterator[IO[bytes]]:
 
 
 def save_file(obj: Any, path: PathLike) -> None:
-    """Write a checkpoint; an existing file is replaced when the new one is whole.
+    """Write a checkpoint; an existing file is replaced once the new one is complete.
 
     Equal objects give equal bytes, whatever the file's name.
 
@@ -335,10 +335,10 @@ def sha256_of(path: PathLike) -> str:
 
 @register_backend('mmrla-atomic', force=True)
 class AtomicBackend(LocalBackend):
-    """Local files that get their name when they are whole, not before.
+    """Local files that get their name only when they are complete.
 
-    What is removed goes when :meth:`remove_outdated` is called, after the file that
-    takes its place is there.
+    Removed files are deleted by :meth:`remove_outdated`, after their replacement has
+    been written.
     """
 
     def __init__(self) -> None:
@@ -357,14 +357,14 @@ class AtomicBackend(LocalBackend):
         self.outdated.append(str(filepath))
 
     def remove_outdated(self, keep: List[str]) -> None:
-        """Remove the outdated files, but for those to keep."""
+        """Delete the outdated files except those to keep."""
         for path in set(self.outdated) - set(keep):
             Path(path).unlink(missing_ok=True)
         self.outdated.clear()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a renaming to the disk, where folders can be brought there.
+    """Sync a renaming to the disk, if the file system can.
 
     Windows opens no folder, and network mounts refuse in many ways; the file is whole.
     """

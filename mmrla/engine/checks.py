@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Checks of the files that a config names, and of what was built from it."""
+"""Checks of a config's files and of the objects built from it."""
 
 import inspect
 import os.path as osp
@@ -26,14 +26,14 @@ __all__ = [
     'check_pretrained_files',
 ]
 
-# Heads with a class for each of the data set; the RPN's has one of its own.
+# Heads with one class per class of the data set, unlike the RPN's.
 _HEAD = re.compile(r'(^|\.)(bbox_head|mask_head|head)(\.\d+)?$')
-# How long a training looks at its images before it begins.
+# Seconds that a training spends on checking images before it starts.
 _SECONDS = 60
 
 
 def check_complete(cfg: Config, keys: Sequence[str]) -> None:
-    """Refuse a config that lacks a part, as a base file does.
+    """Refuse a config that lacks a part, such as a base file.
 
     Raises:
         UserError: A key is not there.
@@ -46,7 +46,7 @@ def check_complete(cfg: Config, keys: Sequence[str]) -> None:
 
 
 def check_file(path: str, what: str, remedy: str) -> None:
-    """Refuse a local file that is not there or empty.
+    """Refuse a local file that is missing or empty.
 
     Args:
         path (str): The file; URLs pass.
@@ -69,7 +69,7 @@ def check_file(path: str, what: str, remedy: str) -> None:
 
 
 def check_checkpoint(path: str, what: str, remedy: str) -> None:
-    """Refuse a checkpoint that is not there, truncated or some other file.
+    """Refuse a checkpoint that is missing, truncated or another kind of file.
 
     Args:
         path (str): The file; URLs pass.
@@ -85,7 +85,7 @@ def check_checkpoint(path: str, what: str, remedy: str) -> None:
 
 
 def check_built(runner: Runner, parts: Sequence[str]) -> None:
-    """Refuse data sets and metrics that do not go with each other or the model.
+    """Refuse data sets and metrics that do not match each other or the model.
 
     Args:
         runner (Runner): The runner, with the loops of these parts built.
@@ -142,7 +142,7 @@ def _check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:
             continue
         packages = {kind.__module__.partition('.')[0] for kind in type(module).__mro__}
         if built > number and 'mmdet' not in packages:
-            continue  # classes without images do a classifier no harm
+            continue  # a classifier may have classes without images
         raise UserError(
             f'{name.removeprefix("module.")} is for {built} classes, {key} has '
             f'{number}; set its num_classes to {number}, or name the classes in '
@@ -161,12 +161,12 @@ def check_pretrained_files(cfg: Config) -> None:
     """Refuse pretrained weights (``init_cfg``) whose file is missing.
 
     Raises:
-        UserError: With the ways to get the file, or to do without.
+        UserError: The message says how to get the file or do without it.
     """
     for key, init_cfg in pretrained_cfgs(cfg.model, 'model'):
         owner, _, rest = key.rpartition('.init_cfg')
         scratch = [f'{key}=None' if rest == '' else f'{owner}.init_cfg=None']
-        # Frozen, or with the statistics of nothing, it would learn nothing.
+        # Frozen, or with initial statistics, it would learn nothing.
         module = _node(cfg, owner)
         frozen = _argument(module, 'frozen_stages', cfg.get('default_scope'))
         if isinstance(frozen, int) and frozen >= 0:
@@ -184,14 +184,14 @@ def check_pretrained_files(cfg: Config) -> None:
 
 
 def _node(cfg: Any, key: str) -> Any:
-    """What stands at a dotted key, with numbers for places in lists."""
+    """The value at a dotted key; numbers are positions in lists."""
     for part in key.split('.'):
         cfg = cfg[int(part)] if isinstance(cfg, (list, tuple)) else cfg[part]
     return cfg
 
 
 def _argument(module: Any, name: str, scope: Optional[str]) -> Any:
-    """What a module's config says for an argument, else its class."""
+    """An argument's value in a module's config, else its class's default."""
     if name in module:
         return module[name]
     kind = class_of(module, MODELS, scope)

@@ -14,7 +14,7 @@ from ..errors import UserError, one_line
 
 __all__ = ['check_annotations', 'check_scored', 'drop_counts', 'read', 'remembered']
 
-#: What mmdet's CocoDataset and CocoMetric read of each entry.
+#: Fields that mmdet's CocoDataset and CocoMetric read.
 _KEYS = {
     'images': ('id', 'file_name', 'height', 'width'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
@@ -78,23 +78,23 @@ def read(path: str, backend_args: Optional[dict] = None) -> Dict[str, Any]:
 
 
 def check_annotations(content: Mapping[str, Any], path: str) -> None:
-    """Refuse an annotation file that mmdet would stumble over, or misread.
+    """Refuse an annotation file that mmdet would fail on or misread.
 
-    Boxes that mmdet leaves out by itself (without area, outside of the image, of
-    classes that are not asked for) and crowds, which it ignores, are no errors.
+    Boxes that mmdet drops itself (without area, outside the image, of unused classes)
+    and crowds, which it ignores, are no errors.
 
     Args:
         content: What is in the file.
         path (str): The file, for the error.
 
     Raises:
-        UserError: An entry lacks what is read of it, has an id or a name for the
-            second time, or a size or box that is none.
+        UserError: An entry lacks a field, repeats an id or name, or has an invalid
+            size or box.
     """
     for kind in ('images', 'categories'):
         if not isinstance(content.get(kind), list):
             raise UserError(f'annotation file {path} has no list of {kind}')
-    # A test set's file has images and categories only.
+    # A test set's file may have only images and categories.
     annotations = content.get('annotations', [])
     for kind in _KEYS:
         entries = annotations if kind == 'annotations' else content[kind]
@@ -177,7 +177,7 @@ def _warn_of_strangers(
 
 
 def drop_counts(content: Mapping[str, Any], names: Collection[str]) -> Counter:
-    """How many annotations mmdet's CocoDataset leaves out, by its reasons.
+    """Number of annotations that mmdet's CocoDataset drops, by reason.
 
     Args:
         content: What is in a file that :func:`check_annotations` passes.
@@ -206,7 +206,7 @@ def drop_counts(content: Mapping[str, Any], names: Collection[str]) -> Counter:
 
 
 def check_scored(api: Any, ids: Collection[Any], masks: bool, source: str) -> None:
-    """Refuse annotations that COCOeval would fail at, or score wrongly.
+    """Refuse annotations that COCOeval would fail on or score wrongly.
 
     Args:
         api: pycocotools' COCO, or LVIS.

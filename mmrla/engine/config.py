@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""From a config file and the options of a tool to a config that can be run.
+"""From a config file and a tool's options to a config that can be run.
 
-What ``tools/train.py`` and ``tools/test.py`` of mmdet and mmpretrain each do in
-their own way is done here for both, told apart by the class of the model.
+mmdet and mmpretrain each have their own ``tools/train.py`` and ``tools/test.py``. This
+module does their work for both libraries; the model's class decides which is meant.
 """
 
 import argparse
@@ -51,7 +51,7 @@ __all__ = [
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Top-level keys that MMEngine reads and that a config need not have.
+# Optional top-level keys that MMEngine reads.
 _OPTIONAL_KEYS = (
     'activation_checkpointing auto_scale_lr compile custom_hooks custom_imports '
     'data_preprocessor default_hooks default_scope efficient_conv_bn_eval env_cfg '
@@ -64,7 +64,7 @@ _OPTIONAL_KEYS = (
 
 
 class _CfgOptions(DictAction):
-    """MMEngine's DictAction, with an error for what is not KEY=VALUE."""
+    """MMEngine's DictAction with an error for arguments other than KEY=VALUE."""
 
     def __call__(
         self, parser: Any, namespace: Any, values: Any, option_string: Any = None
@@ -126,7 +126,7 @@ def load_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        # A config is a program: whatever it raises is its own.
+        # A config is a program: any error is its own.
         raise UserError(
             f'config {path} cannot be read: {type(error).__name__}: '
             f'{one_line(error)} ({DEBUG}=1 shows where)'
@@ -165,7 +165,7 @@ def _find_config(path: str) -> str:
 
 
 def _check_key(cfg: Config, key: str) -> None:
-    """Warn of a key that nothing will read."""
+    """Warn about a key that nothing reads."""
     top, known = key.split('.')[0], [*cfg, *_OPTIONAL_KEYS]
     if top not in known:
         near = difflib.get_close_matches(top, known, n=1)
@@ -174,7 +174,7 @@ def _check_key(cfg: Config, key: str) -> None:
 
 
 def set_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
-    """Option, else config, else the config's name, as upstream."""
+    """Set work_dir from the option, else the config, else the config's name."""
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
@@ -186,7 +186,7 @@ def set_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
 
 
 def name_and_folder(option: str) -> Tuple[str, str]:
-    """The two parts of an option NAME=FOLDER that moves a data set.
+    """Parse an option NAME=FOLDER that moves a data set.
 
     Raises:
         argparse.ArgumentTypeError: If one is missing.
@@ -210,7 +210,7 @@ def library(cfg: Config) -> str:
 
 
 def _expand_home(cfg: Any) -> None:
-    """Replace ``~`` in the paths of a config's part, which mmdet would leave in."""
+    """Expand ``~`` in the paths of a part of a config; mmdet does not."""
     is_dict = isinstance(cfg, dict)
     items = cfg.items() if is_dict else enumerate(cfg) if isinstance(cfg, list) else ()
     for key, value in list(items):
@@ -221,7 +221,7 @@ def _expand_home(cfg: Any) -> None:
 
 
 def set_dataloader_defaults(cfg: Config) -> None:
-    """What a data loader needs to go with its library and this machine."""
+    """Set the defaults of data loaders for their library and this machine."""
     is_classifier = library(cfg) == 'mmpretrain'
     for name in DATALOADERS:
         loader = cfg.get(name)
@@ -232,12 +232,12 @@ def set_dataloader_defaults(cfg: Config) -> None:
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', True)
         if not loader.get('num_workers'):
-            # torch refuses to keep workers that are not there.
+            # torch refuses to keep zero workers.
             loader['persistent_workers'] = False
 
 
 def set_amp(cfg: Config) -> None:
-    """Mixed precision; on a machine without a GPU float32 with a warning."""
+    """Switch on mixed precision, or warn and keep float32 without a GPU."""
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
@@ -269,7 +269,7 @@ def set_safe_checkpoints(cfg: Config) -> ConfigDict:
         ConfigDict: The config of the hook that saves checkpoints.
     """
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    # MMEngine adds the hook by itself where it is not named; a None removes it.
+    # MMEngine adds the hook if it is not named; None removes it.
     hook = hooks.setdefault('checkpoint', ConfigDict(interval=1))
     if hook is None:
         return ConfigDict()
@@ -281,7 +281,7 @@ def set_safe_checkpoints(cfg: Config) -> ConfigDict:
 def set_visualization(
     cfg: Config, show: bool, show_dir: Optional[str], wait_time: float
 ) -> None:
-    """Paint the predictions of a test."""
+    """Draw the predictions of a test."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise UserError(
@@ -300,17 +300,14 @@ def set_visualization(
 
 
 def show_in_log_dir(runner: Runner, show_dir: str) -> None:
-    """Make a relative folder mean for mmpretrain what it means for mmdet.
-
-    That is ``WORK_DIR/TIME/show_dir``.
-    """
+    """Let mmpretrain resolve a relative folder as mmdet does: WORK_DIR/TIME/show_dir."""
     for hook in runner.hooks:
         if type(hook).__name__ == 'VisualizationHook':
             hook.out_dir = osp.join(runner.log_dir, show_dir)
 
 
 def set_tta(cfg: Config) -> None:
-    """Test-time augmentation: the config's own, else a horizontal flip."""
+    """Switch on test-time augmentation: the config's own, else a horizontal flip."""
     leaves = list(leaf_datasets(cfg.test_dataloader.dataset, ''))
     is_classifier = library(cfg) == 'mmpretrain'
     painted = cfg.get('default_hooks', {}).get('visualization') or {}
@@ -358,18 +355,16 @@ def set_tta(cfg: Config) -> None:
 
 
 def use_log_dir(runner: Runner, metric: BaseMetric) -> None:
-    """Let processes pass their results on in the work_dir.
+    """Let processes exchange results in the work_dir.
 
-    MMEngine's default is a folder .dist_test wherever the tool was started.
+    MMEngine's default is a folder .dist_test in the current directory.
     """
     if metric.collect_device == 'cpu' and metric.collect_dir is None:
         metric.collect_dir = osp.join(runner.log_dir, 'parts')
 
 
 def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
-    """Build the runner, and its loops with their data sets and metrics; check these.
-
-    A work_dir that was not there before goes again if this is refused.
+    """Build the runner and its loops, and check their data sets and metrics.
 
     Args:
         cfg (Config): The whole config.
@@ -386,7 +381,7 @@ def build_runner(cfg: Config, loops: Sequence[str]) -> Runner:
             runner = Runner.from_cfg(cfg)
         if not isinstance(runner.model, nn.Module):  # FlexibleRunner's, built late
             runner.model = runner.strategy.build_model(runner.model)
-    # MMEngine's own report of the environment leaves these out.
+    # MMEngine's report of the environment lacks these.
     runner.logger.info(f'mmrla {__version__} on {compat.describe()}')
     with coco.remembered():
         with explained(cfg, loops), config_errors(cfg):

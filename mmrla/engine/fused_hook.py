@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The forms of mmrla.models.fused in a run: hooks that switch them on."""
+"""Hooks that switch a run to the forms of mmrla.models.fused."""
 
 from typing import Any, Optional
 
@@ -18,9 +18,9 @@ from ..models.fused.deploy import rla_backbones
 class FusedTrainingHook(Hook):
     """Train RLA backbones in the fused form: same numbers, less memory and time.
 
-    ``custom_hooks = [dict(type='FusedTrainingHook')]``. See
-    :func:`mmrla.models.fused.switch_to_fused_training` for what it asks: eager
-    float32, no hooks on the modules that it joins. It was measured on CPUs only.
+    ``custom_hooks = [dict(type='FusedTrainingHook')]``. It
+    needs eager float32 and no hooks on the fused modules, see
+    :func:`mmrla.models.fused.switch_to_fused_training`. It was measured on CPUs only.
 
     Raises:
         UserError: With mixed precision, or if no backbone has a fused form.
@@ -41,11 +41,11 @@ class FusedTrainingHook(Hook):
 
 
 class DeployHook(Hook):
-    """Test with RLA backbones in the deployed form: same numbers to rounding, faster.
+    """Test RLA backbones in the deployed form: faster, equal up to rounding.
 
-    The rest of the network stays as it is, and so does the runner's model itself: a
-    copy of it is tested. Where something sees the inside of a backbone, or the run
-    compiles its model, nothing changes; the log says which.
+    A copy of the runner's model is tested; the rest of the network is unchanged. If
+    something looks inside a backbone, or the run compiles its model, the form is not
+    used; the log says why.
     """
 
     #: After hooks that change weights for the test (EMA).

@@ -20,17 +20,16 @@ __all__ = ['SafeCheckpointHook', 'StepSeedHook']
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook, with no moment at which a kill loses anything.
+    """Crash-safe CheckpointHook.
 
-    - A checkpoint and ``last_checkpoint`` get their names when they are whole and
-      on the disk.
-    - The oldest checkpoint of ``max_keep_ckpts`` and the former best one are
-      removed after the new one is there, not before.
-    - Checkpoints that an earlier run left in the work_dir are moved to
-      ``earlier/TIME`` when a new one starts, not overwritten.
+    - A checkpoint and ``last_checkpoint`` get their names only when they are complete
+      and on the disk.
+    - The oldest checkpoint of ``max_keep_ckpts`` and the previous best one are removed
+      only after the new one has been written.
+    - A new run moves checkpoints of an earlier run in its work_dir to ``earlier/TIME``
+      instead of overwriting them.
 
-    Folders that are not local, and backends that were asked for, are used as
-    MMEngine does.
+    Remote folders and explicit backends are handled by MMEngine.
 
     Args:
         **kwargs: Arguments of MMEngine's CheckpointHook.
@@ -42,7 +41,7 @@ class SafeCheckpointHook(CheckpointHook):
     _is_atomic = False
 
     def before_train(self, runner: Any) -> None:
-        """Choose the folder and tidy up what a killed run left there."""
+        """Choose the folder and tidy up after a killed run."""
         self._is_atomic = (
             self.backend_args is None
             and self.file_client_args is None
@@ -54,7 +53,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not self._is_atomic:
             return
         if self.max_keep_ckpts > 0:
-            # One more than max_keep_ckpts while the new one is being written.
+            # One more than max_keep_ckpts while the new one is written.
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
         if is_main_process():
             self._remove_outdated()
@@ -64,7 +63,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._put_aside(runner, folder)
 
     def _put_aside(self, runner: Any, folder: Path) -> None:
-        """Move away what a run that did not come this far has left."""
+        """Move away checkpoints of an earlier run."""
         done = runner.epoch if self.by_epoch else runner.iter
         head, tail = map(re.escape, self.filename_tmpl.split('{}'))
         name = re.compile(f'(?:best_.*_)?{head}([0-9]+){tail}')
@@ -84,7 +83,7 @@ class SafeCheckpointHook(CheckpointHook):
             )
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        """As MMEngine does, but for the order."""
+        """Save as MMEngine does, in a safe order."""
         if not self._is_atomic:
             super()._save_checkpoint_with_step(runner, step, meta)
             return
@@ -93,8 +92,8 @@ class SafeCheckpointHook(CheckpointHook):
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             self.keep_ckpt_ids.append(step)
-            # With the one that is about to go: a run that resumes from here
-            # removes it, if this one is killed before it does.
+            # Including the one to be removed: if this run is killed first, the run
+            # that resumes from here removes it.
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
         runner.save_checkpoint(
@@ -132,22 +131,22 @@ class SafeCheckpointHook(CheckpointHook):
 class StepSeedHook(Hook):
     """Draw the random numbers of each step from the seed and the step's number.
 
-    Detectors sample proposals, and MMEngine does not save the state of the
-    generators: without this a resumed run goes on with other numbers than the
-    undisturbed one. With it both end with the same weights, as far as workers of
-    data loaders draw nothing (they start anew).
+    Detectors sample proposals, and MMEngine does not save the generators' state, so a
+    resumed run would draw other numbers than an undisturbed one. With this hook both
+    end with the same weights, unless workers of data loaders draw numbers (they
+    restart).
     """
 
     priority = 'VERY_HIGH'
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Seed what the data loader draws."""
+        """Seed the data loader's draws."""
         self._seed(runner, 0)
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
-        """Seed what the model draws."""
+        """Seed the model's draws."""
         self._seed(runner, 1)
 
     @staticmethod

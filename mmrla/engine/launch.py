@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Set-up of the processes of a distributed job, with GPUs and without."""
+"""Set up the processes of a distributed job, with or without GPUs."""
 
 import os
 import subprocess
@@ -19,8 +19,8 @@ from ..errors import UserError
 
 __all__ = ['environment_of', 'leave_processes', 'set_up_processes']
 
-# Where a launcher tells each process its number, how many there are, its number on
-# its machine, and what else MMEngine reads.
+# Where a launcher gives each process its rank, the world size, its local rank, and
+# what else MMEngine reads.
 _VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NODELIST'),
@@ -39,7 +39,7 @@ _STARTED_BY = {
 
 
 def environment_of(clone: Path) -> Dict[str, str]:
-    """This process's environment, for tools that find the mmrla of a clone."""
+    """This process's environment, for tools that use a clone's mmrla."""
     path = os.environ.get('PYTHONPATH')
     both = f'{clone}{os.pathsep}{path}' if path else str(clone)
     return {**os.environ, 'PYTHONPATH': both}
@@ -48,9 +48,9 @@ def environment_of(clone: Path) -> Dict[str, str]:
 def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     """Join the processes of a job, before the runner is built.
 
-    MMEngine keeps a process group that is there already. With GPUs it is made as
-    MMEngine would make it. Without, MMEngine would ask CUDA for a device: the
-    group is made for gloo then, and the model is wrapped without a device.
+    MMEngine keeps an existing process group. With GPUs the group is made as MMEngine
+    would. Without, MMEngine would ask CUDA for a device, so the group uses gloo and the
+    model is wrapped without a device.
 
     Args:
         cfg (Config): The whole config, which is changed.
@@ -66,7 +66,7 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
     if launcher == 'none':
         return
     names = _VARIABLES[launcher]
-    # An older starter names the last one by an argument.
+    # Older launchers give the local rank as an argument.
     missing = [n for n in names if n not in os.environ and n != 'LOCAL_RANK']
     if missing:
         raise UserError(
@@ -74,7 +74,7 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
             f'the processes are started by {_STARTED_BY[launcher]}'
         )
     env_cfg = cfg.get('env_cfg') or ConfigDict()
-    # In MMEngine's order: joining fixes the start method of workers otherwise.
+    # In MMEngine's order: joining would otherwise fix the workers' start method.
     set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)
     dist_cfg = dict(env_cfg.get('dist_cfg', {}))
 
@@ -101,7 +101,7 @@ def set_up_processes(cfg: Config, launcher: str, local_rank: int = 0) -> None:
 
 
 def _join_on_cpu(launcher: str, timeout: Optional[float]) -> None:
-    """What MMEngine's ``init_dist`` does, which asks CUDA for a device, for gloo."""
+    """MMEngine's ``init_dist`` for gloo, without asking CUDA for a device."""
     rank, size = _VARIABLES[launcher][:2]
     os.environ['RANK'], os.environ['WORLD_SIZE'] = os.environ[rank], os.environ[size]
     os.environ.setdefault('MASTER_PORT', '29500')
@@ -114,9 +114,9 @@ def _join_on_cpu(launcher: str, timeout: Optional[float]) -> None:
 
 
 def leave_processes() -> None:
-    """Leave the processes of a job, if there are others, at the end of a tool.
+    """Leave the process group, if there is one, at the end of a tool.
 
-    A process that ends with threads of its group running can be aborted.
+    A process that exits while threads of its group run may be aborted.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

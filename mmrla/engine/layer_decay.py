@@ -16,19 +16,19 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     ``optim_wrapper = dict(constructor='mmrla.LayerDecayConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.8))``; MMEngine's other options of
-    ``paramwise_cfg`` hold besides. A parameter of a backbone with
+    ``paramwise_cfg`` still apply. A parameter of a backbone with
     ``get_layer_depth`` (RLA's, and many of mmpretrain's) learns with ``lr * rate **
     (layers - 1 - depth)``, where each block is a layer; everything else with ``lr``.
     mmdet's constructor knows ConvNeXt and Swin only, mmpretrain's classifiers only.
 
     Raises:
-        ValueError: There is no rate, or no backbone that knows its layers.
+        ValueError: There is no rate, or no backbone with ``get_layer_depth``.
     """
 
     def add_params(
         self, params: List[dict], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add a group of each parameter of a module, see MMEngine's."""
+        """Add one group per parameter, as in MMEngine's constructor."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if not prefix:
             self._scale(params, module)

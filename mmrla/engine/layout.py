@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Why a data set or a metric could not be built: how its files lie on the disk.
+"""Explain why a data set or metric could not be built from the files on the disk.
 
-Upstream decides what can be used; these checks only put its failure into words
-(docs/data.md has the layouts).
+Upstream decides what is usable; these checks only explain its failure (docs/data.md has
+the layouts).
 """
 
 import inspect
@@ -31,7 +31,7 @@ __all__ = [
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 _PAGE = 'docs/data.md shows the layout'
 
-#: Number of classes where a config names none.
+#: Number of classes if a config names none.
 _NUM_CLASSES = {'ImageNet': 1000}
 
 #: The folder and the files of the published CIFAR archives.
@@ -45,7 +45,7 @@ _CIFAR = {
 
 
 def _metrics(cfg: Any, key: str) -> Iterator[Tuple[str, Any]]:
-    """The metrics of an evaluator's config, also of one that pairs them with data."""
+    """The metrics in an evaluator's config, also if it pairs them with data sets."""
     if isinstance(cfg, (list, tuple)):
         for number, item in enumerate(cfg):
             yield from _metrics(item, f'{key}.{number}')
@@ -63,7 +63,7 @@ def build_dataset(cfg: Config, part: str) -> Any:
         part (str): 'train', 'val' or 'test'.
 
     Raises:
-        UserError: There is none, or it cannot be built, and why.
+        UserError: There is none, or it cannot be built; the message says why.
     """
     check_complete(cfg, [f'{part}_dataloader'])
     with explained(cfg, [part]), config_errors(cfg.filename):
@@ -86,7 +86,7 @@ def build_evaluator(cfg: Config, part: str) -> Any:
 
 @contextmanager
 def explained(cfg: Config, parts: Sequence[str]) -> Iterator[None]:
-    """Name the file or the key if a data set or metric cannot be built within.
+    """Name the file or key if building a data set or metric fails in this context.
 
     Args:
         cfg (Config): The whole config.
@@ -103,7 +103,7 @@ def explained(cfg: Config, parts: Sequence[str]) -> Iterator[None]:
                 loader = cfg.get(f'{part}_dataloader') or {}
                 key = f'{part}_dataloader.dataset'
                 for name, leaf in data.leaf_datasets(loader.get('dataset'), key):
-                    # Transforms are no matter of files.
+                    # Transforms read no files.
                     if not _builds(DATASETS, {**leaf, 'pipeline': []}):
                         _explain_dataset(leaf, name)
                 evaluators = cfg.get(f'{part}_evaluator') or []
@@ -139,7 +139,7 @@ def _explain_dataset(cfg: Any, key: str) -> None:
             _check_image_folder(cfg, kind, root, key)
         elif is_coco and cfg.get('ann_file'):
             _explain_annotations(osp.join(root, cfg['ann_file']), key, cfg)
-    # What is left are filters that leave nothing, and data that may be the reason.
+    # Otherwise filters left nothing, and the data may be the reason.
     whole = dict(cfg, filter_cfg=None, serialize_data=False, indices=None)
     if cfg.get('filter_cfg') and _builds(DATASETS, whole):
         data.check_data(DATASETS.build(whole), key)
@@ -151,7 +151,7 @@ def _explain_annotations(path: str, key: str, cfg: Any) -> None:
 
 
 def _check_ann_file(path: str, key: str, cfg: Any) -> None:
-    """Refuse an annotation file that is not there; what lies elsewhere passes."""
+    """Refuse a missing annotation file; files behind other backends pass."""
     if cfg.get('backend_args') is None:
         remedy = f'put it there or name another one with --cfg-options {key}.ann_file'
         check_file(path, 'annotation file', f'{remedy}=FILE')
@@ -169,7 +169,7 @@ def _check_paths(cfg: Any, key: str) -> None:
 
 
 def _is_downloaded(cfg: Any) -> bool:
-    """Whether the dataset (CIFAR, MNIST, ...) gets its files by itself."""
+    """Whether the data set (CIFAR, MNIST, ...) downloads its files."""
     kind = class_of(cfg, DATASETS)
     if not inspect.isclass(kind):
         return False
@@ -190,7 +190,7 @@ def _has_image(path: str) -> bool:
 
 
 def _archives(path: str) -> str:
-    """What a user may have forgotten to unpack."""
+    """Mention an archive that was not unpacked."""
     if not osp.isdir(path):
         return ''
     endings = ('.tar', '.tar.gz', '.tgz', '.tar.xz', '.zip')

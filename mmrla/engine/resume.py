@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Where a training starts from."""
+"""Where a training starts."""
 
 import os.path as osp
 from typing import List, Optional
@@ -15,7 +15,7 @@ __all__ = ['set_resume']
 
 
 def set_resume(cfg: Config, resume: Optional[str], hook: ConfigDict) -> Optional[str]:
-    """Say in the config from which file training goes on.
+    """Set the file to resume from in the config.
 
     Args:
         cfg (Config): The whole config; ``resume``, ``load_from`` and the seed are
@@ -38,7 +38,7 @@ def set_resume(cfg: Config, resume: Optional[str], hook: ConfigDict) -> Optional
     if resume == 'auto':
         path = _newest_of_all(cfg, hook)
         if path is None:
-            # Not as upstream, which forgets load_from here and starts from noise.
+            # Upstream forgets load_from here and starts from random weights.
             cfg.resume = False
             return None
     else:
@@ -57,7 +57,7 @@ def set_resume(cfg: Config, resume: Optional[str], hook: ConfigDict) -> Optional
 
 
 def _newest_of_all(cfg: Config, hook: ConfigDict) -> Optional[str]:
-    """The first process looks, so that all take the same file."""
+    """Let the first process look, so that all use the same file."""
     found: List[Optional[str]] = [None]
     if is_main_process():
         folder = cfg.work_dir
@@ -73,7 +73,7 @@ def _newest_of_all(cfg: Config, hook: ConfigDict) -> Optional[str]:
 
 
 def _set_seed(cfg: Config, path: str) -> None:
-    """Go on with the seed of the run: MMEngine builds the sampler before it asks."""
+    """Continue with the run's seed: MMEngine builds the sampler before it loads it."""
     checkpoint = load_foreign(path, map_location='meta')
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):

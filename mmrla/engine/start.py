@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The start of a run: what was built late, what was loaded, how it trains."""
+"""Checks at the start of a run: late parts, loaded weights, frozen modules."""
 
 import difflib
 import functools
@@ -33,13 +33,13 @@ _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 @HOOKS.register_module()
 class StartHook(Hook):
-    """Judge what a network was given before it is trained or tested.
+    """Judge the loaded weights before a network is trained or tested.
 
-    Refuses a checkpoint (``load_from``, ``resume``, that of a test) of another
-    network and pretrained weights (``init_cfg``) that did not arrive, whatever their
-    source and the names in them: it looks at what was loaded. MMEngine loads what
-    fits by name and shape and only warns of the rest. Warns of what will be frozen or
-    held in eval mode though it was never trained.
+    Refuses a checkpoint (``load_from``, ``resume``, a test's) of another network and
+    pretrained weights (``init_cfg``) that did not arrive, whatever their source: it
+    looks at what was loaded. MMEngine loads what fits by name and shape and only warns
+    about the rest. Warns about modules that are frozen or in eval mode although they
+    were never trained.
 
     Raises:
         UserError: When training or a test begins.
@@ -55,11 +55,11 @@ class StartHook(Hook):
         self._classes: Optional[Sequence[str]] = None  # of the checkpoint
 
     def watch(self, model: nn.Module) -> None:
-        """Record what is loaded into a network from now on."""
+        """Start recording what is loaded into a network."""
         self._arrivals = Arrivals(model)
 
     def before_run(self, runner: Any) -> None:
-        """Record what is loaded, if nobody does; FlexibleRunner has loaded by then."""
+        """Start recording, unless already done; FlexibleRunner has loaded by then."""
         if self._arrivals is None and not hasattr(runner, 'strategy'):
             self.watch(runner.model)
 
@@ -72,7 +72,7 @@ class StartHook(Hook):
             self._start = len(self._arrivals.loads)
 
     def before_train(self, runner: Any) -> None:
-        """Judge what was loaded and what will be trained."""
+        """Judge the loaded weights and what will be trained."""
         arrivals = self._check_checkpoint(runner, exact=bool(runner._resume))
         if runner._resume:
             self._check_classes(runner, runner.train_loop)
@@ -103,12 +103,12 @@ class StartHook(Hook):
         self.has_begun = True
 
     def before_test(self, runner: Any) -> None:
-        """Judge what was loaded."""
+        """Judge the loaded weights."""
         self._check_checkpoint(runner, exact=True)
         self._check_classes(runner, runner.test_loop)
 
     def _check_classes(self, runner: Any, loop: Any) -> None:
-        """Compare the classes of the checkpoint with those of the data set."""
+        """Compare the checkpoint's classes with the data set's."""
         metainfo = getattr(loop.dataloader.dataset, 'metainfo', None)
         now = metainfo.get('classes') if isinstance(metainfo, dict) else None
         before = self._classes
@@ -148,19 +148,19 @@ def _listed(names: List[str]) -> str:
 
 
 def untrained(model: nn.Module, arrived: Set[str]) -> Tuple[List[str], List[str]]:
-    """What a training would leave as it was drawn.
+    """Modules that a training would leave with random weights.
 
-    Norms tell whether anything has been trained: theirs are ones, zeros, mean 0 and
-    variance 1 as long as nothing has.
+    Norms show whether anything was trained: untrained ones have weight 1, bias 0, mean
+    0 and variance 1.
 
     Args:
         model (nn.Module): The network, in the mode in which it trains.
-        arrived: Names of its learned tensors with weights of a file.
+        arrived: Names of its learned tensors that came from a file.
 
     Returns:
-        Names of frozen modules, and of those whose batch norms are in eval mode; the
-        smallest number of names that says it. Copies that follow another network
-        (teachers) are left out.
+        Names of frozen modules, and of those with batch norms in eval mode, each as
+        few names as possible. Copies that follow another network (teachers) are left
+        out.
     """
     modules = dict(model.named_modules())
     copies = tuple(f'{name}.' for name in _copies(modules))
@@ -197,7 +197,7 @@ def untrained(model: nn.Module, arrived: Set[str]) -> Tuple[List[str], List[str]
 
 
 def _copies(modules: Dict[str, nn.Module]) -> List[str]:
-    """Names of averages of other modules, and of frozen twins beside a module."""
+    """Names of averaged copies of modules, and of frozen twins."""
     names = [n for n, m in modules.items() if isinstance(m, BaseAveragedModel)]
     for parent, module in modules.items():
         if isinstance(module, (nn.Sequential, nn.ModuleList)):
@@ -216,7 +216,7 @@ def _copies(modules: Dict[str, nn.Module]) -> List[str]:
 
 
 def _is_initial(norm: nn.Module) -> bool:
-    """Whether a norm is as it is made, or as zero_init_residual makes it."""
+    """Whether a norm has its initial values, or those of zero_init_residual."""
     values: Dict[str, Tuple[float, ...]] = dict(
         weight=(1.0, 0.0), bias=(0.0,), running_mean=(0.0,), running_var=(1.0,)
     )
@@ -238,7 +238,7 @@ def _nearest(name: str, norms: List[str]) -> List[str]:
 
 
 def _smallest(names: Set[str], everything: List[str]) -> List[str]:
-    """Names of modules that hold all of ``names`` and nothing else of its kind."""
+    """Names of modules that contain all of ``names`` and nothing else of their kind."""
     found: Dict[str, None] = {}
     for name in everything:
         if name not in names:
@@ -301,7 +301,7 @@ def _blaming(method: Callable[..., Any], cfg: Config, key: str) -> Callable[...,
 
 
 def check_training(model: nn.Module, cfg: Config) -> None:
-    """Refuse ways of training that libraries do not have for a network.
+    """Refuse ways of training that do not exist for a network.
 
     Args:
         model (nn.Module): The network.
@@ -309,7 +309,7 @@ def check_training(model: nn.Module, cfg: Config) -> None:
 
     Raises:
         UserError: mmdet's layer-wise decay, MMEngine's efficient_conv_bn_eval, an
-            optimizer that there is not.
+            unknown optimizer.
     """
     whole, model = model, unwrapped(model)
     backbones = {n: m for n, m in model.named_modules() if isinstance(m, RLA)}
@@ -363,8 +363,8 @@ def leave_nothing(cfg: Config, hook: Optional[StartHook] = None) -> None:
 
     Args:
         cfg (Config): The whole config.
-        hook (StartHook, optional): Knows whether a training has begun: what comes
-            after that stays.
+        hook (StartHook, optional): Knows whether a training has begun; after that
+            nothing is removed.
     """
     work_dir = Path(cfg.work_dir).absolute()
     made = [p for p in (work_dir, *work_dir.parents) if not p.exists()]

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The tools that the wheels of mmdet and mmpretrain carry."""
+"""The tools in the wheels of mmdet and mmpretrain."""
 
 import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -12,7 +12,7 @@ __all__ = ['load_tool', 'tool_path']
 
 
 def tool_path(package: str, tool: str) -> Path:
-    """Where a tool of an installed package is.
+    """Path of a tool of an installed package.
 
     Args:
         package (str): 'mmdet' or 'mmpretrain'.
@@ -31,9 +31,9 @@ def tool_path(package: str, tool: str) -> Path:
 
 
 def load_tool(package: str, tool: str) -> ModuleType:
-    """A tool as a module, for the functions in it; see :func:`tool_path`."""
+    """Load a tool as a module; see :func:`tool_path`."""
     path = tool_path(package, tool)
-    # Known by name, so that its functions can be sent to other processes.
+    # Registered by name, so that its functions can be pickled.
     name = f'{package}_tools_{path.stem}'
     spec = spec_from_file_location(name, path)
     assert spec is not None  # it is a .py file

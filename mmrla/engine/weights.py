@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What became of the weights that were loaded into a network."""
+"""Record and judge the weights that are loaded into a network."""
 
 import math
 import re
@@ -36,14 +36,14 @@ _CONVERT = (
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network in wrappers for distributed training and augmented tests."""
+    """The network inside wrappers for distributed training and augmented tests."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 
 
 def learned(model: nn.Module) -> Dict[str, Tensor]:
-    """What training makes: parameters and running statistics, by name."""
+    """Learned tensors: parameters and running statistics, by name."""
     tensors: Dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in model.named_buffers(remove_duplicate=False):
         if name.endswith(('.running_mean', '.running_var')):
@@ -53,16 +53,16 @@ def learned(model: nn.Module) -> Dict[str, Tensor]:
 
 @dataclass
 class Load:
-    """One loading of weights into a module, and what came of it.
+    """One loading of weights into a module, and its outcome.
 
     Attributes:
-        name: The module's name in the network, '' for the whole of it.
-        given: Shapes of the weights by name, as the module has renamed them.
+        name: The module's name in the network, '' for the whole network.
+        given: Shapes of the weights by name, after the module renamed them.
         missing: The module's learned tensors without weights.
         unexpected: Names of the weights without a place.
         mismatched: Names of the weights of another shape.
-        arrived: The module's learned tensors with weights: a number of each, by
-            which to see whether it is still what was loaded.
+        arrived: The module's learned tensors that were loaded, each with a number
+            that shows whether it was changed since.
     """
 
     name: str
@@ -76,8 +76,8 @@ class Load:
 class Arrivals:
     """Records what ``load_state_dict`` does to a network and each of its modules.
 
-    Whoever calls it (``init_cfg``, ``load_from``, a module of its own), whatever
-    the source, and with all that modules rename while they load.
+    It sees every call (of ``init_cfg``, ``load_from``, a module itself), every source,
+    and names after modules renamed them.
 
     Args:
         model (nn.Module): The network, maybe wrapped.
@@ -85,7 +85,7 @@ class Arrivals:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = unwrapped(model)
-        #: What was loaded so far, in order.
+        #: All loadings so far, in order.
         self.loads: List[Load] = []
         self._handles: List[Any] = []
         for name, module in self.model.named_modules():
@@ -139,17 +139,16 @@ class Arrivals:
         self.loads.append(load)
 
     def close(self) -> None:
-        """Record nothing more."""
+        """Stop recording."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def arrived(self) -> Tuple[Set[str], Set[str]]:
-        """Names of the network's learned tensors with weights of a file.
+        """Names of the network's learned tensors that came from a file.
 
         Returns:
-            Those that still are what was loaded, and those that something has
-            changed since.
+            Those that are still as loaded, and those changed since.
         """
         numbers: Dict[str, float] = {}
         for load in self.loads:
@@ -177,7 +176,7 @@ def _named(names: List[str]) -> str:
 
 
 def _backbone_of(shapes: Mapping[str, Any]) -> Dict[str, Any]:
-    """The part below ``backbone``, if there is one; else everything."""
+    """The part below ``backbone`` if there is one, else everything."""
     found = {name: shape for name, shape in shapes.items() if _BACKBONE.search(name)}
     return found or dict(shapes)
 
@@ -187,12 +186,12 @@ def check_load(model: nn.Module, load: Load, path: str, exact: bool = True) -> N
 
     Args:
         model (nn.Module): The network.
-        load (Load): What came of loading the checkpoint into it.
+        load (Load): Outcome of loading the checkpoint.
         path (str): The checkpoint, for the error.
-        exact (bool): Whether every parameter and running statistic must be there
-            with its shape, and the backbone have no others. Otherwise the backbone
-            must fit (the whole network if it has none of that name), and heads may
-            differ. Defaults to True.
+        exact (bool): Whether every parameter and running statistic must be present
+            with its shape, and the backbone must have no others. Otherwise only the
+            backbone must fit (without one, the whole network); heads may differ.
+            Defaults to True.
 
     Raises:
         UserError: The weights do not fit; the first culprits are named.
@@ -242,12 +241,12 @@ def check_load(model: nn.Module, load: Load, path: str, exact: bool = True) -> N
 def load_weights(
     model: nn.Module, weights: Mapping[str, Tensor], path: str, exact: bool = True
 ) -> None:
-    """Load weights into a network, and refuse those of another.
+    """Load weights into a network; refuse those of another network.
 
     Args:
         model (nn.Module): The network.
         weights: The weights by name.
-        path (str): Where they are from, for the error.
+        path (str): Their source, for the error.
         exact (bool): As for :func:`check_load`. Defaults to True.
 
     Raises:
@@ -284,15 +283,15 @@ def _source(module: nn.Module) -> Optional[str]:
 
 
 def check_pretrained(arrivals: Arrivals) -> None:
-    """Judge what became of the pretrained weights that modules name.
+    """Judge whether the pretrained weights named by modules arrived.
 
-    RLA backbones judge their own when they load them.
+    RLA backbones judge their own on loading.
 
     Args:
         arrivals (Arrivals): What was loaded into the network.
 
     Raises:
-        UserError: They are another network's, or were not loaded at all.
+        UserError: They belong to another network, or were not loaded at all.
     """
     kept, changed = arrivals.arrived()
     for name, module in arrivals.model.named_modules():
@@ -307,7 +306,7 @@ def check_pretrained(arrivals: Arrivals) -> None:
         first = arrivals.loads.index(loads[0]) + 1 if loads else 0
         whole = [load for load in arrivals.loads[first:] if not load.name]
         if whole and {prefix + n for n in own} <= set(whole[-1].arrived):
-            continue  # a checkpoint of the whole network has brought them all
+            continue  # a checkpoint of the whole network provided them all
         given = loads[0].given if loads else {}
         if any(map(_BACKBONE.search, own)):
             own, given = _backbone_of(own), _backbone_of(given)
