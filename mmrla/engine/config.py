@@ -300,7 +300,7 @@ def set_visualization(
 
 
 def show_in_log_dir(runner: Runner, show_dir: str) -> None:
-    """Let mmpretrain resolve a relative folder as mmdet does: WORK_DIR/TIME/show_dir."""
+    """Let mmpretrain resolve a relative folder as mmdet: WORK_DIR/TIME/show_dir."""
     for hook in runner.hooks:
         if type(hook).__name__ == 'VisualizationHook':
             hook.out_dir = osp.join(runner.log_dir, show_dir)

@@ -382,6 +382,11 @@ def check_categories(
         UserError: No class is there, a class has another's label, or its name is
             that of a category which is not used, but for its spelling.
     """
+    repeated = [name for name, number in Counter(classes).items() if number > 1]
+    if repeated:
+        raise UserError(
+            f'{key}.metainfo.classes has {repeated[0]!r} twice; name each class once'
+        )
     found = [names[i] for i in ids if i in names]
     twice = [name for name, number in Counter(found).items() if number > 1]
     if twice:

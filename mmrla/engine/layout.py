@@ -125,7 +125,12 @@ def _builds(registry: Any, cfg: Any) -> bool:
 
 
 def _explain_dataset(cfg: Any, key: str) -> None:
-    classes = (cfg.get('metainfo') or {}).get('classes', cfg.get('classes'))
+    metainfo = cfg.get('metainfo') or {}
+    if not isinstance(metainfo, dict):
+        raise UserError(
+            f"{key}.metainfo={metainfo!r} is no dict, like dict(classes=('cat', 'dog'))"
+        )
+    classes = metainfo.get('classes', cfg.get('classes'))
     if isinstance(classes, str) and not osp.isfile(osp.expanduser(classes)):
         data.check_class_names(classes, key)
     root = cfg.get('data_root') or ''

@@ -122,6 +122,12 @@ def test_a_file_of_names_is_no_name(root, config, capsys):
     told(capsys, path, '8 images, 2 classes', 'red 8, blue 8')
 
 
+@pytest.mark.parametrize('metainfo', ['red', dict(classes=('red', 'red'))])
+def test_metainfo_that_cannot_be_meant(metainfo, config, capsys):
+    path = config(dataset(metainfo=metainfo))
+    refused(capsys, CHECK, path, 'train_dataloader.dataset.metainfo', "'red'")
+
+
 @pytest.mark.parametrize('names', [(1, 2), {'red', 'blue'}, 'no/names.txt'])
 def test_what_is_no_sequence_of_names(names, config, capsys):
     line = refused(capsys, CHECK, config(dataset(metainfo=dict(classes=names))))
