@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import shutil
+from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
@@ -115,8 +116,9 @@ class StartHook(Hook):
         if not now or not before or list(now) == list(before):
             return
         path = runner._load_from
-        differ = next((i for i, (a, b) in enumerate(zip(before, now)) if a != b), 0)
-        text = f'class {differ} is {before[differ]!r} there and {now[differ]!r} here'
+        there, here = next((a, b) for a, b in zip_longest(before, now) if a != b)
+        differ = list(before).index(there) if there in before else len(before)
+        text = f'class {differ} is {there!r} there and {here!r} here'
         if sorted(now) == sorted(before):
             raise UserError(
                 f'checkpoint {path} was trained with the classes in another order: '

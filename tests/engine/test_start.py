@@ -18,6 +18,9 @@ from mmrla.engine.start import check_training, leave_nothing, untrained
 from mmrla.errors import UserError
 from mmrla.models import RLAResNet
 
+#: Of a data set without classes.
+LOOP = SimpleNamespace(dataloader=SimpleNamespace(dataset=None))
+
 
 def resnet(library='mmdet', **kwargs):
     pytest.importorskip(library)
@@ -105,7 +108,7 @@ def test_a_checkpoint_counts_as_trained(no_init, caplog, resume):
     logger = MMLogger.get_current_instance()
     model = Net(backbone=resnet(norm_eval=True))
     runner = SimpleNamespace(
-        model=model, _load_from='x.pth', _resume=resume, logger=logger
+        model=model, _load_from='x.pth', _resume=resume, logger=logger, train_loop=LOOP
     )
     for loaded in (False, True):
         hook = StartHook()
@@ -148,6 +151,8 @@ def test_models_that_rename_weights_while_they_load(no_init, begin):
             _load_from='x.pth',
             _resume=False,
             logger=MMLogger.get_current_instance(),
+            train_loop=LOOP,
+            test_loop=LOOP,
         )
         hook = StartHook()
         hook.watch(model)

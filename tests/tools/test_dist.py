@@ -93,7 +93,7 @@ def test_an_error_of_all_processes_is_told_once(detector_config, tmp_path):
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if 'error' in line.lower()]
     assert len(lines) == 1, done.stderr
-    assert 'invalid depth 51' in lines[0]
+    assert 'depth=51' in lines[0]
     assert 'Traceback' not in done.stderr
 
 
