@@ -52,7 +52,10 @@ def write_data(root: Path) -> None:
             size = dict(width=WIDTH, height=HEIGHT)
             whole['images'].append(dict(id=image_id, file_name=f'{name}.jpg', **size))
             objects, lines = '', []
-            for label, (x, y, w, h) in _boxes(rng):
+            # supervision numbers VOC's classes as it meets them, sorted in each image:
+            # the first image has no platelets.
+            boxes = _boxes(rng)[: 2 if name == 'BloodImage_00007' else 3]
+            for label, (x, y, w, h) in boxes:
                 annotation: Dict[str, Any] = dict(
                     image_id=image_id, category_id=label + 1
                 )
@@ -133,7 +136,9 @@ def test_page(tmp_path: Path) -> None:
             path = tmp_path / f'data/cells/annotations/{split}.json'
             content = json.loads(path.read_text())
             assert [c['name'] for c in content['categories']] == list(CLASSES)
-            assert len(content['annotations']) == 3 * len(content['images']) > 0
+            missing = 3 * len(content['images']) - len(content['annotations'])
+            assert content['images']
+            assert missing in (0, 1)
 
     output = {}
     for line in re.findall(r'^    mmrla (.*)$', PAGE, re.M):

@@ -126,7 +126,8 @@ def analyse(work_dir: Path) -> Line:
         raise UserError(f'{configs[-1]} has no hidden state')
     line: Line = {}
     with tempfile.TemporaryDirectory() as folder:
-        cfg.update(load_from=None, resume=False, work_dir=folder)
+        # A named visualizer would be shared by all runners, with the first folder.
+        cfg.update(load_from=None, resume=False, work_dir=folder, visualizer=None)
         cfg.model.backbone.init_cfg = None
         for name, change in VARIANTS.items():
             runner = build(cfg, checkpoint)
