@@ -382,13 +382,13 @@ def check_categories(
         UserError: No class is there, a class has another's label, or its name is
             that of a category which is not used, but for its spelling.
     """
-    repeated = [name for name, number in Counter(classes).items() if number > 1]
+    repeated = _repeated(classes)
     if repeated:
         raise UserError(
             f'{key}.metainfo.classes has {repeated[0]!r} twice; name each class once'
         )
     found = [names[i] for i in ids if i in names]
-    twice = [name for name, number in Counter(found).items() if number > 1]
+    twice = _repeated(found)
     if twice:
         raise UserError(
             f'{source} has the category {twice[0]!r} twice, and classes would get the '
@@ -441,6 +441,10 @@ def _check_found(
             + f'; perhaps meant is {_some(alike)}'
             * bool(alike)
         )
+
+
+def _repeated(names: Sequence[str]) -> List[str]:
+    return [name for name, number in Counter(names).items() if number > 1]
 
 
 def _spelt(name: str) -> str:

@@ -310,7 +310,6 @@ def _hint(error: BaseException) -> str:
     while isinstance(registry, Registry):
         names += registry.module_dict
         registry = registry.parent
-    near = difflib.get_close_matches(kind, names, n=1, cutoff=0.8)
     if kind.startswith('RLA'):
         networks = {
             name[len('RLA') :]
@@ -319,6 +318,7 @@ def _hint(error: BaseException) -> str:
             if inspect.isclass(cls) and issubclass(cls, RLA)
         }
         return f' (RLA exists over {", ".join(sorted(networks))})'
+    near = difflib.get_close_matches(kind, names, n=1, cutoff=0.8)
     return f' (is {near[0]!r} meant?)' if near else ''
 
 

@@ -116,8 +116,8 @@ class StartHook(Hook):
         if not now or not before or list(now) == list(before):
             return
         path = runner._load_from
-        there, here = next((a, b) for a, b in zip_longest(before, now) if a != b)
-        differ = list(before).index(there) if there in before else len(before)
+        pairs = enumerate(zip_longest(before, now))
+        differ, (there, here) = next(p for p in pairs if p[1][0] != p[1][1])
         text = f'class {differ} is {there!r} there and {here!r} here'
         if sorted(now) == sorted(before):
             raise UserError(

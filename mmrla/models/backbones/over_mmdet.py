@@ -13,10 +13,9 @@ from mmdet.models.backbones import (
     ResNeXt,
 )
 from mmengine.registry import MODELS
-from torch import Tensor
 
 from .mobilenet_v2 import RLAOverMobileNetV2
-from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
+from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet, RLAOverSmallStem
 
 __all__ = [
     'RLAMobileNetV2',
@@ -70,12 +69,8 @@ class RLAResNeXt(RLAOverResNet, ResNeXt):
 
 
 @MODELS.register_module()
-class RLARegNet(RLAOverResNet, RegNet):
+class RLARegNet(RLAOverSmallStem, RegNet):
     """mmdet's RegNet with RLA."""
-
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, stem_channels, H/2, W/2)."""
-        return self.relu(self.norm1(self.conv1(x)))
 
 
 @MODELS.register_module()

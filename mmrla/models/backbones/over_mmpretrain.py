@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..layers.plugins import add_layer_plugins, plugin_names
 from .mobilenet_v2 import RLAOverMobileNetV2
-from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet
+from .resnet import RLAOverRes2Net, RLAOverResNeSt, RLAOverResNet, RLAOverSmallStem
 
 __all__ = [
     'CIFARResNet',
@@ -137,21 +137,13 @@ class RLASEResNeXt(_SEBlocks, SEResNeXt):
     """mmpretrain's SEResNeXt with RLA."""
 
 
-class _WithoutPooling(_WithPlugins):
-    """For a stem of one 3x3 conv."""
-
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to the first stage's input."""
-        return self.relu(self.norm1(self.conv1(x)))
-
-
 @MODELS.register_module()
-class RLARegNet(_WithoutPooling, RegNet):
+class RLARegNet(RLAOverSmallStem, _WithPlugins, RegNet):
     """mmpretrain's RegNet with RLA."""
 
 
 @MODELS.register_module()
-class RLAResNet_CIFAR(_WithoutPooling, ResNet_CIFAR):
+class RLAResNet_CIFAR(RLAOverSmallStem, _WithPlugins, ResNet_CIFAR):
     """mmpretrain's ResNet for images of 32x32, as wide as ImageNet's, with RLA."""
 
 
@@ -204,7 +196,7 @@ class CIFARResNet(ResNet_CIFAR):
 
 
 @MODELS.register_module()
-class RLACIFARResNet(_WithoutPooling, CIFARResNet):
+class RLACIFARResNet(RLAOverSmallStem, _WithPlugins, CIFARResNet):
     """:class:`CIFARResNet`, post-activated, with RLA; ``rla_channels=0`` is plain."""
 
 

@@ -111,6 +111,14 @@ class RLAOverResNet(RLA):
         return block.conv3 if hasattr(block, 'conv3') else block.conv2
 
 
+class RLAOverSmallStem(RLAOverResNet):
+    """RLA over a ResNet whose stem is one 3x3 conv, without pooling."""
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to the first stage's input."""
+        return self.relu(self.norm1(self.conv1(x)))
+
+
 class RLAOverRes2Net(RLAOverResNet):
     """RLA over a Res2Net: the second conv of a block is a hierarchy of narrow ones."""
 
