@@ -97,13 +97,23 @@ def run_tool(log: Path, name: str, *arguments: Any, shown: str = PROGRESS) -> No
                 line = text.strip() or line
                 found = re.findall(shown, text)
                 if found:
-                    print('   ', *found)
+                    show(' '.join(found))
         except BaseException:
             process.terminate()
             process.wait()
             raise
+    if sys.stdout.isatty():
+        print('\r\x1b[K', end='')  # of a passing line
     if process.wait():
         raise UserError(f'{name} failed: {line} (all of it: {log})', status=1)
+
+
+def show(text: str) -> None:
+    """Print a line; in a terminal, the next one takes the place of a passing one."""
+    if not sys.stdout.isatty():
+        print(f'    {text}')
+    else:
+        print(f'\r    {text}\x1b[K', end='' if ' eta: ' in text else '\n', flush=True)
 
 
 def tool_environment() -> Dict[str, str]:
