@@ -53,7 +53,7 @@ def target_layers(model: Any, names: Sequence[str] = ()) -> List[Tuple[str, nn.M
     if not is_detector(model):
         return [_last_norm('backbone', backbone)]
     stages = [n for n, _ in backbone.named_children() if n.startswith('layer')]
-    picked = [stages[i] for i in backbone.out_indices] if stages else []
+    picked = [n for i, n in enumerate(stages) if i in backbone.out_indices]
     return [_last_norm(f'backbone.{n}', getattr(backbone, n)) for n in picked] or [
         _last_norm('backbone', backbone)
     ]

@@ -20,6 +20,12 @@ def check_range(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f'{name}={value!r} is not in the range {low} to {high}')
 
 
+def check_at_most(name: str, value: Any, high: int) -> None:
+    """Raise ValueError unless ``value`` is an int of at most ``high``."""
+    if not isinstance(value, int) or value > high:
+        raise ValueError(f'{name}={value!r} is not an int of at most {high}')
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -328,7 +328,7 @@ class RLA(BaseModule):
 
     def layer_names(self) -> List[str]:
         """Names of the layers of blocks, up to the last whose output is needed."""
-        return self.res_layers[: max(self.out_indices) + 1]
+        return self.res_layers[: max((0, *self.out_indices)) + 1]
 
     def unit_layers(self) -> List[List[int]]:
         """Indices of the layers that share a unit: those of one resolution."""

@@ -155,7 +155,7 @@ class RLAOverMobileNetV2(RLA):
     @property
     def runs_last_conv(self) -> bool:
         """Whether ``conv2`` runs."""
-        return max(self.out_indices) == len(self.layers) - 1
+        return len(self.layers) - 1 in self.out_indices
 
     @property
     def reads_last_state(self) -> bool:
@@ -164,7 +164,7 @@ class RLAOverMobileNetV2(RLA):
 
     def layer_names(self) -> List[str]:
         """Names of the layers of blocks, up to the last that is needed."""
-        return self.layers[:-1][: max(self.out_indices) + 1]
+        return self.layers[:-1][: max((0, *self.out_indices)) + 1]
 
     def unit_layers(self) -> List[List[int]]:
         """Layers of stride 1 belong to the stage before them."""

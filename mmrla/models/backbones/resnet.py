@@ -1,12 +1,14 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """What RLA needs to know of the blocks of mmdet's and mmpretrain's ResNets."""
 
+import logging
 from typing import Any, List, Optional, Tuple
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_range
+from ..checks import check_at_most, check_choice
 from ..layers.plugins import apply_plugins, check_plugins
 from ..rla import RLA
 
@@ -26,12 +28,19 @@ class RLAOverResNet(RLA):
         if 'depth' in kwargs:
             check_choice('depth', kwargs['depth'], self.arch_settings)
         for index in kwargs.get('out_indices', ()):
-            check_range('out_indices entry', index, 0, num_stages - 1)
+            check_at_most('out_indices entry', index, num_stages - 1)
         check_plugins(kwargs.get('plugins'), num_stages, _POSITIONS)
         super().__init__(*args, **kwargs)
+        if min(self.out_indices) < 0:
+            print_log(
+                f'{type(self).__name__}: out_indices={tuple(self.out_indices)}: '
+                'negative indices select no stage; stages count from 0',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _freeze_stages(self) -> None:
-        check_range('frozen_stages', self.frozen_stages, -1, self.num_stages)
+        check_at_most('frozen_stages', self.frozen_stages, self.num_stages)
         super()._freeze_stages()
 
     def forward_stem(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 """RLA over ResNets: counts, the plain network, arguments, registry scopes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, List, Tuple
 
 import pytest
 import torch
@@ -87,6 +87,48 @@ def test_layer_names_and_shapes_of_the_released_stages() -> None:
         }
 
 
+@pytest.mark.parametrize('out_indices', [(0, -1), (-2,)])
+@pytest.mark.parametrize(
+    ('library', 'name'),
+    [
+        ('mmdet', 'ResNet'),
+        ('mmdet', 'ResNeXt'),
+        ('mmdet', 'ResNetV1d'),
+        ('mmpretrain', 'ResNet'),
+        ('mmpretrain', 'ResNeXt'),
+        ('mmpretrain', 'ResNetV1c'),
+        ('mmpretrain', 'ResNetV1d'),
+    ],
+)
+def test_negative_indices_and_stages_mean_what_they_mean_upstream(
+    library: str, name: str, out_indices: Tuple[int, ...]
+) -> None:
+    """Negative indices select no output, ``frozen_stages`` below 0 freezes nothing."""
+    kwargs: Any = dict(depth=50, base_channels=8, stem_channels=8, norm_eval=True)
+    kwargs.update(out_indices=out_indices, frozen_stages=-3)
+    with DefaultScope.overwrite_default_scope(library):
+        plain = MODELS.build(dict(type=name, **kwargs))
+        model = MODELS.build(dict(type=f'RLA{name}', **kwargs))
+    model.load_state_dict(plain.state_dict(), strict=False)
+    for network in (plain, model):
+        network.train()
+    names = dict(plain.named_parameters())
+    assert all(p.requires_grad == names[n].requires_grad for n, p in _plain(model))
+    modes = {n: m.training for n, m in plain.named_modules() if n}
+    assert modes.items() <= {n: m.training for n, m in model.named_modules()}.items()
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        outs, expected = model(x), plain(x)
+    assert len(outs) == len(expected) == sum(i >= 0 for i in out_indices)
+    for a, b in zip(outs, expected):
+        torch.testing.assert_close(a, b)
+
+
+def _plain(model: nn.Module) -> List[Tuple[str, nn.Parameter]]:
+    """The parameters of the plain network in one with RLA."""
+    return [p for p in model.named_parameters() if not p[0].startswith('rla.')]
+
+
 def _plugin(**kwargs: Any) -> dict:
     plugin = dict(cfg=dict(type='ECALayer'), position='after_conv3')
     return dict(plugins=[{**plugin, **kwargs}])
@@ -96,8 +138,8 @@ def _plugin(**kwargs: Any) -> dict:
     ('kwargs', 'error', 'message'),
     [
         (dict(depth=51), ValueError, r'depth=51 is not one of 18, 34, 50, 101, 152'),
-        (dict(frozen_stages=5), ValueError, r'frozen_stages=5 is not .* -1 to 4'),
-        (dict(out_indices=(0, -1)), ValueError, r'out_indices entry=-1 .* 0 to 3'),
+        (dict(frozen_stages=5), ValueError, r'frozen_stages=5 is not .* at most 4'),
+        (dict(out_indices=(0, 4)), ValueError, r'out_indices entry=4 .* at most 3'),
         (dict(freeze_rla='no'), ValueError, r"freeze_rla='no' is not one of True"),
         (_plugin(position='after_conv4'), ValueError, r"'after_conv4' .*'after_conv1'"),
         (
