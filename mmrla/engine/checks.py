@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..errors import UserError
+from ..models.rla import RLA
 from ..registry import class_of
 from . import data
 from .checkpoint_io import has_form, is_local
@@ -85,7 +86,7 @@ def check_checkpoint(path: str, what: str, remedy: str) -> None:
 
 
 def check_built(runner: Runner, parts: Sequence[str]) -> None:
-    """Refuse data sets and metrics that do not match each other or the model.
+    """Refuse data sets, metrics and parts of the model that do not match.
 
     Args:
         runner (Runner): The runner, with the loops of these parts built.
@@ -94,6 +95,7 @@ def check_built(runner: Runner, parts: Sequence[str]) -> None:
     Raises:
         UserError: For the first thing that is wrong.
     """
+    _check_hidden_state(runner.model)
     built = []
     for part in parts:
         loop = getattr(runner, f'{part}_loop')
@@ -114,6 +116,25 @@ def check_built(runner: Runner, parts: Sequence[str]) -> None:
             if evaluator is not None:
                 data.check_metrics(dataset, evaluator, f'{part}_evaluator')
     data.check_same_folders(built)
+
+
+def _check_hidden_state(model: nn.Module) -> None:
+    """Refuse a neck of mmdet's for a backbone that also returns its hidden state."""
+    for module in model.modules():
+        backbone = getattr(module, 'backbone', None)
+        if not isinstance(backbone, RLA) or not backbone.return_hidden:
+            continue
+        neck = getattr(module, 'neck', None)
+        neck = neck[0] if isinstance(neck, nn.Sequential) else neck
+        channels = getattr(neck, 'in_channels', None)
+        last = channels[-1] if isinstance(channels, (list, tuple)) else channels
+        is_mmdets = type(neck).__module__.startswith('mmdet.')
+        if is_mmdets and last != backbone.rla_channels:
+            raise UserError(
+                f'{type(backbone).__name__}: return_hidden=True adds the hidden state '
+                f'to the outputs, and {type(neck).__name__} does not take it; set it '
+                'to False in a detector (in a classifier, RLANeck takes it)'
+            )
 
 
 def _check_num_classes(model: nn.Module, dataset: Any, key: str) -> None:

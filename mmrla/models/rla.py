@@ -250,9 +250,10 @@ class RLA(BaseModule):
         cell (str): 'conv' (the paper's), 'post-act', 'convlstm' or 'convgru'.
         shared (bool): Whether the blocks of a stage share C1 and C3.
         exchange (bool): Whether blocks read the hidden state.
-        return_hidden (bool): Whether the outputs end with the last hidden
-            state, as a classifier needs it. Defaults to False: the last update,
-            which nothing would read, is neither computed nor built.
+        return_hidden (bool): Whether the outputs end with the last hidden state:
+            True for a classifier (:class:`RLANeck` takes it), False for a detector,
+            whose neck takes main features alone. With False the last update, which
+            nothing would read, is neither computed nor built. Defaults to False.
         freeze_rla (bool): Whether ``frozen_stages`` and ``norm_eval`` hold for
             the RLA units too: for weights that were pretrained with RLA.
             Defaults to False: units learn, and BN_t uses its batch.

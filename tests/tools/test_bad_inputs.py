@@ -158,6 +158,9 @@ VALUES = {
         ['{config}', OPTIONS, 'model.roi_head.bbox_head.num_classes=3'],
         'roi_head.bbox_head',
     ),
+    'hidden state for a neck that does not take it': Refused(
+        ['{config}', OPTIONS, 'model.backbone.return_hidden=True'], 'return_hidden'
+    ),
     'masks required but not annotated': Refused(
         [
             '{config}',
