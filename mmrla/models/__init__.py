@@ -39,11 +39,11 @@ if find_spec('mmpretrain'):
 
 if find_spec('mmdet'):
     from .backbones import over_mmdet
-    from .backbones.over_mmdet import *  # noqa: F403 - of one name, mmdet's network
+    from .backbones.over_mmdet import *  # noqa: F403 - mmdet's of a name in both
 
     __all__ += [name for name in over_mmdet.__all__ if name not in __all__]
 elif find_spec('mmpretrain'):
-    # The names mean mmpretrain's networks everywhere.
+    # Without mmdet the names mean mmpretrain's networks in every scope.
     for _name in over_mmpretrain.__all__:
         if _name.startswith('RLA'):
             MODELS.register_module(module=getattr(over_mmpretrain, _name))

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Checks of constructor arguments: the value, the allowed ones, in one line."""
+"""Checks of arguments; an error names the value and the allowed ones in one line."""
 
 from typing import Any, Iterable
 

@@ -1,18 +1,19 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Recurrent layer aggregation (RLA): the unit of a stage, and the mixin.
 
-For block t of a stage, with main features x of shape (N, C, H, W) and hidden
-state h of shape (N, k, H, W) (Section 3.3, Figure 3, Eq. 11):
+Block t of a stage maps main features x, (N, C, H, W), and the hidden state h,
+(N, k, H, W), as follows (Section 3.3, Figure 3, Eq. 11):
 
     y_t = F_t(concat(x_{t-1}, h_{t-1}))
     x_t = act(y_t + shortcut(x_{t-1}))
     h_t = C3(tanh(BN_t(h_{t-1} + C1(s_t)))),  s_t = y_t
 
-C1 (``compress``, 1x1) and C3 (``recurrent``, 3x3) are shared by the blocks of a
-stage, BN_t (``norms``) is the block's own, h_0 is zero. A conv of a concatenation
-is a sum of two convs, so h enters F_t as an addend behind its first conv that
-mixes channels: the *read* of h. The main network then is the plain one, and all
-that RLA adds to it is the module ``rla``.
+The blocks of a stage share C1 (``compress``, a 1x1 conv) and C3 (``recurrent``, the
+3x3 recurrent conv); each block has its own BN_t (``norms``). h_0 is zero.
+
+A conv of a concatenation is the sum of two convs. So F_t keeps the plain block's conv
+of x and adds a conv of h to its output: the *read* of h. The main network stays the
+plain one, and everything that RLA adds is in the module ``rla``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .layers.recurrent import CELLS, RECURRENT_CONVS, build_recurrent
 from .pretrained import Fit, WeightsMismatchError, as_pretrained, check_fit
 from .wiring import WiringRecord
 
-#: He initialisation by fan-out, as for the main network (Section 4).
+#: He initialisation by fan-out, as in the main network (Section 4).
 INIT_CFG: List[dict] = [
     dict(type='Kaiming', layer=['Conv2d']),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
@@ -40,21 +41,21 @@ INIT_CFG: List[dict] = [
 
 @dataclass(frozen=True)
 class Integration:
-    """How the main network is integrated into the hidden state (Figure 4).
+    """How a block's features are integrated into the hidden state (Figure 4).
 
     Attributes:
-        source: What is summarised: the block's ``residual`` y_t, its ``output``
-            x_t or its (projected) ``identity``.
-        before_recurrence: Whether C1(source) is added to h before BN_t, tanh
-            and C3, or to their result.
+        source: What C1 reads, s_t: the block's ``residual`` y_t, its ``output`` x_t
+            or its (projected) ``identity``.
+        before_recurrence: Whether C1(s_t) is added to h before BN_t, tanh and C3.
+            If not, it is added to their result.
     """
 
     source: str
     before_recurrence: bool
 
 
-#: Figure 4 and Tables 6 and 11. v1 is the paper's proposal; the released code
-#: and weights, called v1 there too, compute v3.
+#: Figure 4, Tables 6 and 11. The paper proposes v1. The released code and weights
+#: are called v1 too, but compute v3.
 INTEGRATIONS: Dict[str, Integration] = {
     'v1': Integration('residual', True),
     'v2': Integration('residual', False),
@@ -66,32 +67,34 @@ INTEGRATIONS: Dict[str, Integration] = {
 
 
 def last_conv(read: nn.Module) -> nn.Conv2d:
-    """The conv that ends a read of h: the read is linear in its weight."""
+    """The last conv of a read; with its weight at zero the read is zero."""
     return [m for m in read.modules() if isinstance(m, nn.Conv2d)][-1]
 
 
 class RLAUnit(WiringRecord):
-    """The RLA unit of one stage: C1, BN_t and C3, and the reads of its blocks.
+    """The RLA unit of one stage: C1, C3, each block's BN_t and read of h.
 
     Args:
-        reads: What each block reads of h, a module that maps (N, k, H, W) to the
-            addend of the block; None without exchange, ablation (c).
-        in_channels: Channels of each block's output, in order. Blocks of one
-            width share one C1.
+        reads: One module per block, which maps h, (N, k, H, W), to what is added to
+            the output of the block's first conv. None for no exchange, ablation (c).
+        in_channels: Channels of each block's output. Blocks of equal width share C1.
         rla_channels (int): Channels k of the hidden state.
-        stride (int): Stride of the stage; h is average-pooled by it before the
-            first update. Defaults to 1.
-        num_updates (int, optional): Updates to compute, the first ones; all
-            blocks' if None. Nothing reads the last state of a detector.
+        stride (int): Stride of the stage. Before the first update h is average-pooled
+            by it. Defaults to 1.
+        num_updates (int, optional): Number of updates, from the first block on.
+            A detector needs one less than there are blocks in its last stage, as
+            nothing reads the last state. Defaults to None, one per block.
         integration (str): One of :data:`INTEGRATIONS`. Defaults to 'v1'.
-        cell (str): 'conv', 'post-act', 'convlstm' or 'convgru'.
+        cell (str): 'conv', 'post-act', 'convlstm' or 'convgru'. Defaults to 'conv'.
         shared (bool): Whether blocks share C1 and C3; False is ablation (b).
+            Defaults to True.
         recurrent_conv (str): Kind of C3: 'full', 'depthwise' or 'separable'.
-        norm_cfg (dict, optional): Config of BN_t. Defaults to BN.
+            Defaults to 'full'.
+        norm_cfg (dict, optional): Config of BN_t. Defaults to None, BN.
 
     Raises:
-        ValueError: For an unknown integration, cell or kind of C3, or an
-            integration that the cell does not have.
+        ValueError: For an unknown ``integration``, ``cell`` or ``recurrent_conv``,
+            or an integration that the cell cannot have.
     """
 
     def __init__(
@@ -128,30 +131,29 @@ class RLAUnit(WiringRecord):
         updates = range(self.num_updates)
 
         self.read = None if reads is None else ModuleList(reads)
-        # Which C1 and which C3 block t uses: its own, or that of its width.
-        widths = list(dict.fromkeys(in_channels))
+        # A C1 for each width, or for each block.
+        inputs = list(in_channels[: self.num_updates])
+        widths = list(dict.fromkeys(inputs)) if shared else inputs
+        # Which C1 and which C3 block t uses.
         self._compress_of = [
-            widths.index(in_channels[t]) if shared else t for t in updates
+            widths.index(channels) if shared else t for t, channels in enumerate(inputs)
         ]
         self._recurrent_of = [0 if shared else t for t in updates]
         self.compress = ModuleList(
-            nn.Conv2d(channels, rla_channels, 1, bias=False)
-            for channels in (widths if shared else in_channels)[
-                : len(set(self._compress_of))
-            ]
+            nn.Conv2d(channels, rla_channels, 1, bias=False) for channels in widths
         )
         self.recurrent = ModuleList(
             build_recurrent(cell, rla_channels, recurrent_conv)
             for _ in range(len(set(self._recurrent_of)))
         )
         self._tied: Tuple[nn.Module, ...] = ()
-        #: What reads the last state, if the network does (MobileNetV2).
+        #: The read of the last state, in a network that has one (MobileNetV2).
         self.last: Optional[nn.Module] = None
         self.norms = ModuleList(
             build_norm_layer(norm_cfg or dict(type='BN'), rla_channels)[1]
             for _ in updates
         )
-        # Strided convs round sizes up, so does the pooling.
+        # Rounds sizes up, as strided convs do.
         self.pool = (
             nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
             if stride > 1
@@ -160,15 +162,15 @@ class RLAUnit(WiringRecord):
 
     @property
     def state_channels(self) -> int:
-        """Channels of what is carried: h, or h and c side by side of a ConvLSTM."""
+        """Channels of the state: k; 2k for a ConvLSTM, whose state is concat(h, c)."""
         return self.rla_channels * (2 if self.cell == 'convlstm' else 1)
 
     def hidden(self, state: Tensor) -> Tensor:
-        """h, (N, k, H, W), of what is carried."""
+        """h, (N, k, H, W), of the state."""
         return state[:, : self.rla_channels] if self.cell == 'convlstm' else state
 
     def read_of(self, t: int, state: Tensor) -> Optional[Tensor]:
-        """The addend of block t (from 0); None without exchange."""
+        """What block t (from 0) reads of h; None without exchange."""
         return None if self.read is None else self.read[t](self.hidden(state))
 
     def compress_of(self, t: int) -> nn.Module:
@@ -176,29 +178,32 @@ class RLAUnit(WiringRecord):
         return self.compress[self._compress_of[t]]
 
     def recurrent_of(self, t: int) -> nn.Module:
-        """C3, or the cell, of block t (from 0)."""
+        """C3, or the LSTM or GRU cell, of block t (from 0)."""
         return self._tied[0] if self._tied else self.recurrent[self._recurrent_of[t]]
 
     def tie_recurrent(self, recurrent: nn.Module) -> None:
-        """Use C3 of another unit, to which it belongs, instead of an own one."""
-        # A tuple, so that the module is not registered a second time.
+        """Use the C3 of another unit instead of an own one."""
+        # In a tuple it is not registered a second time.
         self.recurrent, self._tied = ModuleList(), (recurrent,)
 
     def forward(self, t: int, source: Tensor, state: Tensor) -> Tensor:
-        """h_t of s_t and h_{t-1}.
+        """The next state, h_t, from s_t and h_{t-1}.
 
         Args:
             t: Index of the block in its stage (from 0).
             source: s_t, (N, C, H, W).
-            state: h_{t-1}, (N, k, H, W), before pooling if t is 0, or zeros of
-                shape (N, k, 1, 1) for h_0; of a ConvLSTM h and c side by side.
+            state: h_{t-1}, (N, k, H, W), not yet pooled if t is 0. Zeros of shape
+                (N, k, 1, 1) will do for h_0. For a ConvLSTM concat(h, c), 2k channels.
+
+        Returns:
+            h_t, (N, k, H, W); of a block without an update the state that came in.
         """
         if t >= self.num_updates:
             return state
         return self.advance(t, self.compress_of(t)(source), state)
 
     def advance(self, t: int, update: Tensor, h: Tensor) -> Tensor:
-        """h_t of C1(s_t), (N, k, H, W), and h_{t-1}."""
+        """The next state from C1(s_t), (N, k, H, W), and h_{t-1}."""
         norm, c3 = self.norms[t], self.recurrent_of(t)
         if t == 0:
             h = self.pool(h)
@@ -207,12 +212,12 @@ class RLAUnit(WiringRecord):
         if self.cell == 'post-act':
             return torch.tanh(norm(c3(update + h)))
         if self.cell == 'conv':
-            # h_0 = 0 becomes a map: behind the norm it is not zero.
+            # h_0 may be (N, k, 1, 1), but C3 needs a map: BN_t(0) is not zero.
             return c3(torch.tanh(norm(torch.zeros_like(update) + h))) + update
         return c3(torch.tanh(norm(update)), h)
 
     def start_from_plain(self) -> None:
-        """Make the last conv of each read zero: blocks compute what they did."""
+        """Zero the last conv of each read: blocks then compute what plain ones do."""
         for read in [*(self.read or ()), *([self.last] if self.last else [])]:
             nn.init.zeros_(last_conv(read).weight)
 
@@ -220,8 +225,8 @@ class RLAUnit(WiringRecord):
         self, state_dict: Dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         if self.num_updates < self.num_blocks:
-            # A classifier's weights have an update that a detector does not
-            # compute; its modules are the last of their lists.
+            # Weights of a classifier have one update more than a detector; its
+            # modules come last in their lists.
             for child in ('compress', 'recurrent', 'norms'):
                 built, start = len(getattr(self, child)), f'{prefix}{child}.'
                 for name in [n for n in state_dict if n.startswith(start)]:
@@ -233,46 +238,49 @@ class RLAUnit(WiringRecord):
 class RLA(BaseModule):
     """Mixin that runs the blocks of a plain backbone with a hidden state.
 
-    ``class RLAResNet(RLA, ResNet)`` takes the arguments of ``ResNet`` and those
-    below, and has its parameters and, below ``rla``, those of the units. With
-    the weights of the plain network alone the reads start at zero, and the
-    outputs are the plain network's.
+    ``class RLAResNet(RLA, ResNet)`` takes the arguments of ``ResNet`` and those below.
+    It has the parameters of ``ResNet`` under their names, and those of the RLA units
+    under ``rla``. If it loads the weights of the plain network, its reads start at
+    zero and its outputs equal the plain network's.
 
-    A family says how its blocks are taken apart: :meth:`branch`, :meth:`join`,
-    :meth:`make_read`, :meth:`forward_stem`.
+    A family defines how its blocks are taken apart: :meth:`branch`, :meth:`join`,
+    :meth:`make_read` and ``forward_stem``.
 
     Args:
         *args: Arguments of the plain backbone.
-        rla_channels (int): Channels k of the hidden state; 0 is the plain
-            network. Defaults to 32.
-        integration (str): What C1 summarises and where it enters, 'v1' (the
-            paper's) to 'v6'; published weights need 'v3'. Defaults to 'v1'.
-        cell (str): 'conv' (the paper's), 'post-act', 'convlstm' or 'convgru'.
-        shared (bool): Whether the blocks of a stage share C1 and C3.
-        exchange (bool): Whether blocks read the hidden state.
+        rla_channels (int): Channels k of the hidden state; 0 is the plain network.
+            Defaults to 32.
+        integration (str): What C1 reads and where its output is added (Figure 4), one
+            of :data:`INTEGRATIONS`. 'v1' is the paper's, the released weights need
+            'v3'. Defaults to 'v1'.
+        cell (str): What recurs along depth: 'conv' (the paper's), 'post-act',
+            ablation (e), 'convlstm', ablation (d), or 'convgru'. Defaults to 'conv'.
+        shared (bool): Whether the blocks of a stage share C1 and C3; False is
+            ablation (b). Defaults to True.
+        exchange (bool): Whether blocks read the hidden state; False is ablation (c).
+            Defaults to True.
         return_hidden (bool): Whether the outputs end with the last hidden state:
             True for a classifier (:class:`RLANeck` takes it), False for a detector,
             whose neck takes main features alone. With False the last update, which
             nothing would read, is neither computed nor built. Defaults to False.
-        freeze_rla (bool): Whether ``frozen_stages`` and ``norm_eval`` hold for
-            the RLA units too: for weights that were pretrained with RLA.
-            Defaults to False: units learn, and BN_t uses its batch.
+        freeze_rla (bool): Whether ``frozen_stages`` and ``norm_eval`` apply to the RLA
+            units too: for weights that were pretrained with RLA. With False all
+            units are trained, and BN_t uses batch statistics. Defaults to False.
         rla_norm_cfg (dict, optional): Config of BN_t and of norms in the reads.
-            By default ``norm_cfg``, but learnable.
+            Defaults to None, ``norm_cfg`` with learnable parameters.
         **kwargs: Arguments of the plain backbone.
 
     Raises:
-        ValueError: For an argument out of range; the message has the allowed
-            values.
+        ValueError: If an argument is out of range; the message has the allowed values.
     """
 
-    #: Images (N, in_channels, H, W) to the first layer's input; the family's.
+    #: Maps images (N, in_channels, H, W) to the input of the first block.
     forward_stem: Callable[[Tensor], Tensor]
-    #: What ends the network, behind the last block; the family's.
+    #: Maps the output of the last block to the last output of the network.
     finish: Callable[[Tensor], Tensor]
 
     init_cfg: Any
-    #: Integrations that the family's blocks have.
+    #: Integrations that the blocks of the family can have.
     integrations: Sequence[str] = tuple(INTEGRATIONS)
 
     def __init__(
@@ -297,7 +305,7 @@ class RLA(BaseModule):
             ('return_hidden', return_hidden),
             ('freeze_rla', freeze_rla),
         ):
-            check_choice(name, value, (True, False))  # 'no' would be true
+            check_choice(name, value, (True, False))  # 'no' would count as True
         if return_hidden and not rla_channels:
             raise ValueError('return_hidden=True needs rla_channels of at least 1')
         super().__init__(*args, **kwargs)
@@ -310,13 +318,13 @@ class RLA(BaseModule):
         self.freeze_rla = freeze_rla
         self.rla_norm_cfg = rla_norm_cfg or _learnable(self.norm_cfg, rla_channels)
         self.source = INTEGRATIONS[integration].source
-        self.rla: Any = None  # the units, a ModuleList, or None without RLA
-        # Without exchange nothing but the classifier reads the state.
+        self.rla: Any = None  # ModuleList of units; None for the plain network
+        # Without exchange only a classifier reads the state.
         if rla_channels and (exchange or self.reads_last_state):
             self.rla = self.make_units()
             self._register_first('rla')
-        # mmpretrain zeroes the last norms after it has loaded, but for one form
-        # of init_cfg; mmengine knows two forms.
+        # After loading, mmpretrain zeroes the last norms unless init_cfg is a dict
+        # of type 'Pretrained'; MMEngine loads from other forms as well.
         init_cfg, self._is_pretrained = as_pretrained(self.init_cfg)
         self.init_cfg = init_cfg
         if self._is_pretrained:
@@ -325,14 +333,14 @@ class RLA(BaseModule):
         if freeze_rla:
             self._freeze_stages()
 
-    # What a family says of its network
+    # What a family defines
 
     def layer_names(self) -> List[str]:
-        """Names of the layers of blocks, up to the last whose output is needed."""
+        """Names of the layers of blocks, up to the last one in ``out_indices``."""
         return self.res_layers[: max((0, *self.out_indices)) + 1]
 
     def unit_layers(self) -> List[List[int]]:
-        """Indices of the layers that share a unit: those of one resolution."""
+        """Indices of the layers of each unit: layers of one resolution share it."""
         return [[i] for i in range(len(self.layer_names()))]
 
     def stage_stride(self, i: int) -> int:
@@ -341,7 +349,7 @@ class RLA(BaseModule):
 
     @property
     def reads_last_state(self) -> bool:
-        """Whether anything reads the state after the last block."""
+        """Whether the state after the last block is used."""
         return self.return_hidden
 
     def branch(
@@ -352,38 +360,40 @@ class RLA(BaseModule):
         Args:
             block: The block.
             x: Main features (N, C, H, W).
-            read: What it reads of h, an addend; None for nothing.
+            read: What the block reads of h, added to the output of
+                :meth:`mixing_conv`; None to read nothing.
 
         Returns:
-            Both (N, C', H', W'); None for the identity in a block without one.
+            Residual and identity, (N, C', H', W') each; the identity is None in a
+            block without one.
         """
         return block.branch(x, read)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """The block's output x_t of residual and identity."""
+        """The block's output x_t from residual and identity, (N, C', H', W')."""
         return block.join(y, identity)
 
     def mixing_conv(self, block: nn.Module) -> nn.Module:
-        """The first conv of a block that mixes channels: the read joins its output."""
+        """The conv whose output the read is added to: the first to mix channels."""
         return block.mixing_conv
 
     def make_read(self, block: nn.Module) -> nn.Module:
-        """What a block reads of h: a module of (N, k, H, W)."""
+        """Build a block's read: h, (N, k, H, W), to what is added in the block."""
         return block.make_read(self.rla_channels, self.rla_norm_cfg)
 
     def block_channels(self, block: nn.Module) -> int:
-        """Channels of a block's output."""
+        """Channels C' of a block's output."""
         return block.out_channels
 
     def zero_state(self, x: Tensor) -> Tensor:
-        """h_0: zeros that broadcast, (N, k, 1, 1), so that no map is made."""
+        """h_0: zeros of shape (N, k, 1, 1), which broadcast, to save a map."""
         return x.new_zeros(x.shape[0], self.state_channels, 1, 1)
 
     # The network
 
     @property
     def state_channels(self) -> int:
-        """Channels of what is carried from block to block."""
+        """Channels of the state, see :attr:`RLAUnit.state_channels`; 0 without RLA."""
         return self.rla[0].state_channels if self.rla else 0
 
     @property
@@ -396,14 +406,14 @@ class RLA(BaseModule):
         return getattr(self, self.layer_names()[i])[t]
 
     def make_units(self, **kwargs: Any) -> ModuleList:
-        """The units, one a stage.
+        """Build the units, one per stage.
 
         Args:
             **kwargs: Further arguments of :class:`RLAUnit`.
         """
         layers, units = self.layers_of_blocks, ModuleList()
         stages = self.unit_layers()
-        #: Unit of each layer, and which of its blocks the layer's first is.
+        #: For each layer its unit, and the index of its first block in that unit.
         self._place: List[Tuple[int, int]] = []
         for stage in stages:
             blocks: List[nn.Module] = []
@@ -427,7 +437,7 @@ class RLA(BaseModule):
         return units
 
     def step(self, i: int, t: int, x: Tensor, h: Tensor) -> Tuple[Tensor, Tensor]:
-        """x_t and h_t of x_{t-1} and h_{t-1}: block t of layer i, and its unit."""
+        """Run block t of layer i and its unit: x_t and h_t from x_{t-1} and h_{t-1}."""
         block = self.block_of(i, t)
         if self.rla is None:
             return self.join(block, *self.branch(block, x, None)), h
@@ -443,9 +453,14 @@ class RLA(BaseModule):
         return self.rla[stage], first + t
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images (N, in_channels, H, W) to the outputs at ``out_indices``.
+        """Compute the outputs at ``out_indices``.
 
-        With ``return_hidden`` the last hidden state, (N, k, H, W), follows them.
+        Args:
+            x: Images (N, in_channels, H, W).
+
+        Returns:
+            Main features (N, C, H, W) of each index; with ``return_hidden`` the last
+            hidden state, (N, k, H, W), follows them.
         """
         x = self.forward_stem(x)
         h = self.zero_state(x)
@@ -464,10 +479,10 @@ class RLA(BaseModule):
         return tuple(outs)
 
     def last_outputs(self, x: Tensor, state: Tensor) -> List[Tensor]:
-        """What follows the outputs of the layers of blocks."""
+        """The outputs that follow those of the layers of blocks."""
         return [self.rla[-1].hidden(state)] if self.return_hidden else []
 
-    # Modes, weights
+    # Modes and weights
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
@@ -480,9 +495,15 @@ class RLA(BaseModule):
                 units[stage].requires_grad_(False)
 
     def train(self, mode: bool = True) -> RLA:
-        """Set the mode; what is frozen and, with ``norm_eval``, norms stay in eval.
+        """Set the mode; frozen stages and, with ``norm_eval``, norms stay in eval mode.
 
-        Of the units only with ``freeze_rla``.
+        For the RLA units this holds only with ``freeze_rla``.
+
+        Args:
+            mode (bool): True for training. Defaults to True.
+
+        Returns:
+            The backbone.
         """
         super().train(mode)
         units = self._modules.get('rla')
@@ -491,11 +512,11 @@ class RLA(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Draw the weights, load those that ``init_cfg`` names.
+        """Draw the weights and load those that ``init_cfg`` names.
 
         Raises:
-            WeightsMismatchError: If pretrained weights are named, but what was
-                loaded is not this network's.
+            WeightsMismatchError: If ``init_cfg`` names weights, but they are those of
+                another network or none were loaded.
         """
         expected = self._is_pretrained and not self.is_init
         self._fit = None
@@ -527,19 +548,19 @@ class RLA(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _register_first(self, name: str) -> None:
-        """Let a module come first: explaining tools take a backbone's last norm."""
+        """Move a module to the front: Grad-CAM tools take the last norm there is."""
         for other in [key for key in self._modules if key != name]:
             self._modules[other] = self._modules.pop(other)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay.
 
-        Each block is a layer. BN_t and the read of h belong to their block, C1
+        Each block counts as a layer. BN_t and the read of h belong to their block, C1
         and C3 to the last block of their stage.
 
         Args:
-            param_name (str): The parameter's name.
-            prefix (str): The backbone's prefix in it. Defaults to ''.
+            param_name (str): Name of the parameter.
+            prefix (str): Prefix of the backbone's parameters. Defaults to ''.
 
         Returns:
             The depth, from 0 for the stem, and the number of layers.
@@ -569,7 +590,7 @@ class RLA(BaseModule):
 
 
 def _learnable(norm_cfg: dict, channels: int) -> dict:
-    """A norm config for ``channels`` channels that were not pretrained."""
+    """``norm_cfg`` with learnable parameters and groups that divide ``channels``."""
     cfg = dict(norm_cfg, requires_grad=True)
     if 'num_groups' in cfg:
         groups = min(cfg['num_groups'], channels or 1)

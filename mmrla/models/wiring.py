@@ -1,11 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""A record, inside the weights, of the wiring that they were trained with.
+"""A record of the wiring that weights were trained with, kept among the weights.
 
-Networks of different wirings (integration v1 and v3, say) have the same
-parameter names and shapes: weights of one load into the other without a word
-and give garbage. A buffer carries the wiring through every kind of saving
-(mmengine writes parameters and buffers, but no ``extra_state``), and loading
-compares it.
+Networks of different wirings (integration v1 and v3, for example) have the same
+parameter names and shapes, so weights of one would load into the other without an
+error and give garbage. A buffer holds the wiring, and loading compares it. Unlike
+``extra_state``, buffers are in every checkpoint that MMEngine writes.
 """
 
 from typing import Any, Dict, List, Optional
@@ -18,14 +17,17 @@ _LENGTH = 64
 
 
 class WiringMismatchError(ValueError):
-    """The weights belong to another wiring than the network's."""
+    """The weights were trained with another wiring than the network's."""
 
 
 def encode(wiring: str) -> Tensor:
-    """``wiring`` as an int64 tensor of fixed length, ASCII padded with zeros.
+    """``wiring`` in ASCII, padded with zeros to an int64 tensor of 64 elements.
 
-    Hooks that average buffers over processes or steps sum them before they
-    divide: of a smaller type that would overflow.
+    int64, as hooks that average buffers over processes or steps sum them first: a
+    smaller type would overflow.
+
+    Raises:
+        ValueError: If ``wiring`` is longer than 64 characters.
     """
     code = wiring.encode('ascii')
     if len(code) > _LENGTH:
@@ -39,13 +41,15 @@ def decode(code: Tensor) -> str:
 
 
 class WiringRecord(BaseModule):
-    """Base of modules whose weights fit, by name, other wirings too.
+    """Base of modules whose names and shapes do not tell the wiring.
 
     Args:
-        wiring (str): What cannot be told from names and shapes.
-        remedy (str): What to change so that a checkpoint with another wiring
-            fits; ``{found}`` stands for the checkpoint's wiring.
-        init_cfg: Initialisation of the module, as BaseModule takes it.
+        wiring (str): The wiring, such as ``"integration='v1', cell='conv'"``.
+        remedy (str): How to make a checkpoint of another wiring fit; ``{found}``
+            stands for that wiring.
+        init_cfg: As in BaseModule. Defaults to None.
+
+    Loading a checkpoint of another wiring raises :class:`WiringMismatchError`.
     """
 
     wiring: Tensor
@@ -71,8 +75,7 @@ class WiringRecord(BaseModule):
         if code is not None:
             found, own = decode(code), self._wiring
             if found != own:
-                # Raised, not appended to error_msgs: mmengine only warns of
-                # those when strict is False.
+                # Not appended to error_msgs, of which MMEngine only warns.
                 raise WiringMismatchError(
                     f'{prefix.rstrip(".") or "network"}: the checkpoint was made '
                     f'with {found}, this network has {own}; '

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What the plain networks share that upstream does not have: outputs and modes."""
+"""Base classes of the plain networks that upstream does not have."""
 
 from typing import List, Optional, Sequence, Tuple, Union
 
@@ -16,24 +16,25 @@ from ..rla import INIT_CFG
 class PlainBackbone(BaseModule):
     """Base of the plain networks for images of 32x32.
 
-    A family builds its stem and calls :meth:`add_layer` for each stage. Its blocks
-    have ``branch(x, read=None)``, ``join(y, identity)``, ``make_read(channels,
-    norm_cfg)`` and ``out_channels``, as :class:`mmrla.models.RLA` needs them.
+    A family builds its stem and calls :meth:`add_layer` for each stage, with blocks
+    that have what :class:`mmrla.models.RLA` needs: ``branch(x, read=None)``,
+    ``join(y, identity)``, ``mixing_conv``, ``make_read(channels, norm_cfg)`` and
+    ``out_channels``.
 
     Args:
-        num_stages (int): Stages of the family.
-        out_indices: Stages (from 0) whose outputs are returned. Stages after the
-            last of them are not built.
-        frozen_stages (int): Stages whose parameters and norms are fixed: -1
-            none, 0 the stem, n the stem and n stages. Defaults to -1.
-        norm_eval (bool): Whether batch norms stay in eval mode.
+        num_stages (int): Number of stages of the family.
+        out_indices: Indices (from 0) of the stages whose outputs are returned, in
+            increasing order. Stages after the last of them are not built.
+        frozen_stages (int): Number of frozen stages: -1 for none, 0 for the stem,
+            n for the stem and the first n stages. Defaults to -1.
+        norm_eval (bool): Whether batch norms stay in eval mode. Defaults to False.
         norm_cfg (dict): Config of norm layers. Defaults to BN.
-        with_cp (bool): Recompute blocks in the backward pass to save memory.
-        init_cfg: Initialisation; He normal, fan-out, by default.
+        with_cp (bool): Whether to recompute blocks in the backward pass, which saves
+            memory. Defaults to False.
+        init_cfg: As in BaseModule. Defaults to None, He normal by fan-out.
 
     Raises:
-        ValueError: For an argument out of range; the message has the allowed
-            values.
+        ValueError: If an argument is out of range; the message has the allowed values.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class PlainBackbone(BaseModule):
         self.res_layers: List[str] = []
 
     def add_layer(self, blocks: Sequence[nn.Module]) -> None:
-        """Append a stage of blocks."""
+        """Append a stage with these blocks, ``layer1``, ``layer2``, ..."""
         name = f'layer{len(self.res_layers) + 1}'
         self.add_module(name, nn.Sequential(*blocks))
         self.res_layers.append(name)
 
     def stem_modules(self) -> List[nn.Module]:
-        """The modules before the first stage, for freezing."""
+        """The modules before the first stage, which ``frozen_stages=0`` freezes."""
         raise NotImplementedError
 
     def forward_stem(self, x: Tensor) -> Tensor:
@@ -78,11 +79,11 @@ class PlainBackbone(BaseModule):
         raise NotImplementedError
 
     def finish(self, x: Tensor) -> Tensor:
-        """What ends the network, behind the last stage."""
+        """The last stage's output to the network's, (N, C, H, W); here x itself."""
         return x
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images (N, in_channels, H, W) to the outputs at ``out_indices``."""
+        """Images (N, in_channels, H, W) to the outputs (N, C, H, W) of the stages."""
         x = self.forward_stem(x)
         outs = []
         for i, name in enumerate(self.res_layers):
@@ -102,7 +103,7 @@ class PlainBackbone(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'PlainBackbone':
-        """Set the mode; frozen stages and, with ``norm_eval``, norms stay in eval."""
+        """Set the mode; frozen stages and ``norm_eval``'s norms stay in eval mode."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -113,10 +114,11 @@ class PlainBackbone(BaseModule):
 
 
 class PlainBlock(BaseModule):
-    """A residual block that can be taken apart.
+    """Base of residual blocks that can be taken apart.
 
     Args:
-        with_cp (bool): Recompute it in the backward pass to save memory.
+        with_cp (bool): Whether to recompute the block in the backward pass, which
+            saves memory. Defaults to False.
     """
 
     def __init__(self, with_cp: bool = False) -> None:
@@ -126,11 +128,11 @@ class PlainBlock(BaseModule):
     def branch(
         self, x: Tensor, read: Optional[Tensor] = None
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Residual and identity, see :meth:`mmrla.models.RLA.branch`."""
+        """The residual and the identity, see :meth:`mmrla.models.RLA.branch`."""
         raise NotImplementedError
 
     def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """The block's output of both."""
+        """The block's output from residual and identity, (N, C', H', W')."""
         return y if identity is None else y + identity
 
     def _forward(self, x: Tensor) -> Tensor:

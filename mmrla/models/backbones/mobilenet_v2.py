@@ -1,10 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """RLA over mmdet's and mmpretrain's MobileNetV2 (Section 4.2, B.2.1).
 
-The hidden state joins after the expansion conv, before the depthwise conv: what a
-block reads of h is a depthwise conv, norm and ReLU6, and the part of the linear 1x1
-conv that mixes them. C3 is depthwise separable. The last 1x1 conv, ``conv2``, reads
-ReLU6(BN(h)) of the last state.
+The hidden state joins the main features after the expansion conv, so it passes through
+a depthwise conv, norm and ReLU6 before the linear 1x1 conv mixes both: these layers are
+a block's read. C3 is depthwise separable. ReLU6(BN(h)) of the last state joins before
+the last 1x1 conv, ``conv2``.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -21,11 +21,11 @@ from ..rla import RLA
 
 
 class DepthwiseRead(nn.Module):
-    """Depthwise 3x3 conv, norm and ReLU6 of h, and a 1x1 conv.
+    """The read of a block: depthwise 3x3 conv, norm, ReLU6 and 1x1 conv of h.
 
     Args:
         rla_channels (int): Channels k of the hidden state.
-        out_channels (int): Channels of the addend.
+        out_channels (int): Channels of the block's output.
         stride (int): Stride of the depthwise conv.
         norm_cfg (dict): Config of the norm.
     """
@@ -46,14 +46,14 @@ class DepthwiseRead(nn.Module):
         self.norm = build_norm_layer(norm_cfg, rla_channels)[1]
         self.act = nn.ReLU6(inplace=True)
         self.pointwise = nn.Conv2d(rla_channels, out_channels, 1, bias=False)
-        #: Whether it reads h_0, of one value for each image and channel.
+        #: Whether h is h_0, (N, k, 1, 1).
         self.reads_zero_state = False
 
     def forward(self, h: Tensor) -> Tensor:
         """(N, k, H, W) to (N, out_channels, H', W')."""
         z = self.depthwise(h)
         if self.training and self.reads_zero_state:
-            # A norm in training needs two values a channel, also for one image.
+            # In training a norm needs two values per channel, even for one image.
             z = self.norm(torch.cat((z, z)))[: h.shape[0]]
         else:
             z = self.norm(z)
@@ -61,11 +61,11 @@ class DepthwiseRead(nn.Module):
 
 
 class LastRead(nn.Module):
-    """ReLU6(BN(h)) and a 1x1 conv: what ``conv2`` reads of the last state.
+    """The read of ``conv2``: norm, ReLU6 and 1x1 conv of the last state.
 
     Args:
         rla_channels (int): Channels k of the hidden state.
-        out_channels (int): Channels of the addend.
+        out_channels (int): Channels of the output of ``conv2``.
         norm_cfg (dict): Config of the norm.
     """
 
@@ -81,7 +81,7 @@ class LastRead(nn.Module):
 
 
 def convs_of(block: nn.Module) -> List[ConvModule]:
-    """The convs of an inverted residual: expansion (if any), depthwise, linear."""
+    """Convs of an inverted residual: expansion (if any), depthwise and linear."""
     if hasattr(block, 'conv'):  # mmpretrain's
         return list(block.conv)
     expand = [block.expand_conv] if block.with_expand_conv else []  # mmdet's
@@ -91,27 +91,26 @@ def convs_of(block: nn.Module) -> List[ConvModule]:
 class RLAOverMobileNetV2(RLA):
     """RLA over MobileNetV2.
 
-    The default is the paper's network: five stages, each with a depthwise
-    separable C3, and one C1 for each width. The released code has
-    ``recurrent_conv='depthwise', tied=True``.
+    The default is the paper's network: five stages, each with a depthwise separable C3
+    and a C1 for each width. The released code and weights need
+    ``recurrent_conv='depthwise'`` and ``tied=True``.
 
     Args:
         *args: Arguments of the plain network.
-        recurrent_conv (str): Kind of C3: 'separable' (depthwise 3x3 and 1x1),
+        recurrent_conv (str): Kind of C3: 'separable' (depthwise 3x3, then 1x1),
             'depthwise' or 'full'. Defaults to 'separable'.
-        tied (bool): Whether all stages use one C3, which then belongs to the
-            first. Defaults to False.
-        plugins: Layers behind the last norm of each block, as mmdet's ResNet
-            takes them; ``stages`` has seven entries. ECA-Net's kernel is 1 in
-            the first four layers and 3 in the others.
-        **kwargs: Arguments of the plain network and of RLA.
+        tied (bool): Whether all stages share the C3 of the first. Defaults to False.
+        plugins: Layers after the last norm of each block, in the form that mmdet's
+            ResNet takes; ``position`` is 'after_conv3', ``stages`` has seven entries.
+            ECA has kernel size 1 in the first four layers and 3 in the others
+            (Table 3). Defaults to None.
+        **kwargs: Arguments of the plain network and of :class:`mmrla.models.RLA`.
 
     Raises:
-        ValueError: For an argument out of range; the message has the allowed
-            values.
+        ValueError: If an argument is out of range; the message has the allowed values.
     """
 
-    #: Blocks without an identity exclude v5 and v6.
+    #: Not v5 and v6, as some blocks have no identity.
     integrations = ('v1', 'v2', 'v3', 'v4')
 
     def __init__(
@@ -137,7 +136,7 @@ class RLAOverMobileNetV2(RLA):
             add_plugins(layers, widths, plugins)
 
     def make_units(self, **kwargs: Any) -> ModuleList:
-        """The units of the stages; one C3 for all if it is tied."""
+        """Build the units, one per stage."""
         kwargs['recurrent_conv'] = self._recurrent_conv
         units = super().make_units(**kwargs)
         if self._tied and units[0].num_updates:
@@ -154,20 +153,20 @@ class RLAOverMobileNetV2(RLA):
 
     @property
     def runs_last_conv(self) -> bool:
-        """Whether ``conv2`` runs."""
+        """Whether the output of ``conv2`` is in ``out_indices``."""
         return len(self.layers) - 1 in self.out_indices
 
     @property
     def reads_last_state(self) -> bool:
-        """Whether anything reads the state after the last block."""
+        """Whether the state after the last block is used."""
         return self.return_hidden or (self.runs_last_conv and self.exchange)
 
     def layer_names(self) -> List[str]:
-        """Names of the layers of blocks, up to the last that is needed."""
+        """Names of the layers of blocks, up to the last one in ``out_indices``."""
         return self.layers[:-1][: max((0, *self.out_indices)) + 1]
 
     def unit_layers(self) -> List[List[int]]:
-        """Layers of stride 1 belong to the stage before them."""
+        """Indices of the layers of each unit: a layer of stride 1 joins the last."""
         stages: List[List[int]] = []
         for i in range(len(self.layer_names())):
             if i == 0 or self.stage_stride(i) > 1:
@@ -180,17 +179,17 @@ class RLAOverMobileNetV2(RLA):
         return self.arch_settings[i][3]
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, 32, H/2, W/2) at widen_factor 1."""
+        """Images (N, 3, H, W) to (N, 32 * widen_factor, H/2, W/2)."""
         return self.conv1(x)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Nothing: the last block's output is the network's."""
+        """x itself: nothing follows the last block but ``conv2``."""
         return x
 
     def branch(
         self, block: nn.Module, x: Tensor, read: Optional[Tensor]
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """The residual, (N, C', H', W'), and x or None."""
+        """The residual, (N, C', H', W'), and the identity: x, or None for none."""
         *front, linear = convs_of(block)
         y = x
         for conv in front:
@@ -202,21 +201,21 @@ class RLAOverMobileNetV2(RLA):
         return y, x if _has_identity(block) else None
 
     def expand(self, conv: nn.Module, x: Tensor) -> Tensor:
-        """A conv module before the linear one: expansion or depthwise conv."""
+        """Run the expansion or the depthwise conv, with norm and activation."""
         return conv(x)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """The sum, where the block has an identity."""
+        """The sum of both; y in a block without an identity."""
         if identity is None:
             return y
         return identity + (block.drop_path(y) if hasattr(block, 'drop_path') else y)
 
     def mixing_conv(self, block: nn.Module) -> nn.Module:
-        """The linear 1x1 conv: the depthwise conv before it mixes nothing."""
+        """The linear 1x1 conv; the depthwise conv before it mixes no channels."""
         return convs_of(block)[-1].conv
 
     def make_read(self, block: nn.Module) -> nn.Module:
-        """What a block reads of h."""
+        """Build a block's read."""
         *_, depthwise, linear = convs_of(block)
         return DepthwiseRead(
             self.rla_channels,
@@ -226,11 +225,11 @@ class RLAOverMobileNetV2(RLA):
         )
 
     def block_channels(self, block: nn.Module) -> int:
-        """Channels of a block's output."""
+        """Channels C' of a block's output."""
         return convs_of(block)[-1].conv.out_channels
 
     def last_outputs(self, x: Tensor, state: Tensor) -> List[Tensor]:
-        """``conv2`` of x and the last state, if it is asked for, and that state."""
+        """The output of ``conv2`` and the last state, each if it is asked for."""
         outs: List[Tensor] = []
         if self.runs_last_conv:
             y = self.conv2.conv(x)
@@ -242,7 +241,7 @@ class RLAOverMobileNetV2(RLA):
 
 
 def _has_identity(block: nn.Module) -> bool:
-    """Whether a block adds its input: mmpretrain's name for it, or mmdet's."""
-    if hasattr(block, 'use_res_connect'):
+    """Whether a block adds its input to its output."""
+    if hasattr(block, 'use_res_connect'):  # mmpretrain's
         return block.use_res_connect
-    return block.with_res_shortcut
+    return block.with_res_shortcut  # mmdet's

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""RLA over mmdet's networks: what ``RLAResNet`` means in an mmdet config."""
+"""RLA over mmdet's networks, for mmdet configs."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ __all__ = [
 class RLAResNet(RLAOverResNet, ResNet):
     """mmdet's ResNet with recurrent layer aggregation (Section 3.3).
 
-    Takes mmdet's arguments, with mmdet's defaults, and those of
-    :class:`mmrla.models.RLA`. The default is the paper's wiring;
-    ``integration='v3'`` is what the released code and weights compute.
+    Takes the arguments of mmdet's ResNet, with mmdet's defaults, and those of
+    :class:`mmrla.models.RLA`. The default is the paper's wiring; the released code and
+    weights need ``integration='v3'``.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ class RLAResNet(RLAOverResNet, ResNet):
 
 @MODELS.register_module()
 class RLAResNetV1c(RLAResNet):
-    """:class:`RLAResNet` with a deep stem: three 3x3 convs."""
+    """:class:`RLAResNet` with a deep stem of three 3x3 convs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, deep_stem=True, **kwargs)
@@ -60,7 +60,7 @@ class RLAResNetV1c(RLAResNet):
 
 @MODELS.register_module()
 class RLAResNetV1d(RLAOverResNet, ResNetV1d):
-    """mmdet's ResNet-D (deep stem, average-pooled identity) with RLA."""
+    """mmdet's ResNet-D with RLA: deep stem, average-pooled identity."""
 
 
 @MODELS.register_module()

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""RLA over mmpretrain's networks: what ``RLAResNet`` means in an mmpretrain config."""
+"""RLA over mmpretrain's networks, for mmpretrain configs."""
 
 from typing import Any, List, Optional
 
@@ -43,15 +43,21 @@ __all__ = [
 
 
 class _WithPlugins(RLAOverResNet):
-    """mmpretrain's ResNets have no ``plugins``; these take them as mmdet's do.
+    """RLA over mmpretrain's ResNets, with ``plugins`` as mmdet's ResNet has them.
 
     Args:
         *args: Arguments of mmpretrain's network.
-        plugins: Layers behind the last norm of each block, such as
-            ``[dict(cfg=dict(type='ECALayer'), position='after_conv3')]``.
-        extra_channels (int): Channels added to every output of a stage, a
-            quarter of them to the widths of bottlenecks; ablation (a) has 32.
-        **kwargs: Arguments of mmpretrain's network and of RLA.
+        plugins: Layers after the last norm of each block, such as
+            ``[dict(cfg=dict(type='ECALayer'), position='after_conv3')]``. Defaults to
+            None.
+        extra_channels (int): Channels added to the outputs of each stage, and a
+            quarter of them to the width of its bottlenecks; 32 in ablation (a).
+            Defaults to 0.
+        **kwargs: Arguments of mmpretrain's network and of :class:`mmrla.models.RLA`.
+
+    Raises:
+        ValueError: If ``extra_channels`` is negative or no multiple of the blocks'
+            expansion (4 in a bottleneck), or a plugin has another position.
     """
 
     def __init__(
@@ -65,7 +71,7 @@ class _WithPlugins(RLAOverResNet):
         super().__init__(*args, **kwargs)
 
     def make_res_layer(self, **kwargs: Any) -> nn.Sequential:
-        """A stage of blocks, widened, with plugins."""
+        """Build a stage, widened and with plugins."""
         extra = self._extra_channels
         if extra % kwargs['expansion'] or extra < 0:
             raise ValueError(
@@ -85,20 +91,25 @@ class _WithPlugins(RLAOverResNet):
 class RLAResNet(_WithPlugins, ResNet):
     """mmpretrain's ResNet with recurrent layer aggregation (Section 3.3).
 
-    Takes mmpretrain's arguments, with mmpretrain's defaults, ``plugins`` as
-    mmdet's ResNet takes them, ``extra_channels`` (ablation (a)), and the
-    arguments of :class:`mmrla.models.RLA`.
+    Takes the arguments of mmpretrain's ResNet, with mmpretrain's defaults, those of
+    :class:`mmrla.models.RLA`, and two more:
+
+    Args:
+        plugins: Layers after the last norm of each block, in the form that mmdet's
+            ResNet takes; ``position`` is 'after_conv3'. Defaults to None.
+        extra_channels (int): Channels added to the outputs of each stage, 32 in
+            ablation (a). Defaults to 0.
     """
 
 
 @MODELS.register_module()
 class RLAResNetV1c(_WithPlugins, ResNetV1c):
-    """mmpretrain's ResNet with a deep stem, with RLA."""
+    """mmpretrain's ResNet with a deep stem of three 3x3 convs, with RLA."""
 
 
 @MODELS.register_module()
 class RLAResNetV1d(_WithPlugins, ResNetV1d):
-    """mmpretrain's ResNet-D (deep stem, average-pooled identity) with RLA."""
+    """mmpretrain's ResNet-D with RLA: deep stem, average-pooled identity."""
 
 
 @MODELS.register_module()
@@ -117,10 +128,10 @@ class RLAResNeSt(RLAOverResNeSt, _WithPlugins, ResNeSt):
 
 
 class _SEBlocks(_WithPlugins):
-    """For blocks with an SE layer: it stands where a plugin stands, before others."""
+    """RLA over blocks with an SE layer, which is run as the first plugin."""
 
     def make_res_layer(self, **kwargs: Any) -> nn.Sequential:
-        """A stage of blocks, the SE layer among their plugins."""
+        """Build a stage whose blocks have the SE layer among their plugins."""
         layer = super().make_res_layer(**kwargs)
         for block in layer:
             block.after_conv3_plugin_names = ['se_layer', *plugin_names(block, 3)]
@@ -144,14 +155,15 @@ class RLARegNet(RLAOverSmallStem, _WithPlugins, RegNet):
 
 @MODELS.register_module()
 class RLAResNet_CIFAR(RLAOverSmallStem, _WithPlugins, ResNet_CIFAR):
-    """mmpretrain's ResNet for images of 32x32, as wide as ImageNet's, with RLA."""
+    """mmpretrain's ResNet for images of 32x32, as wide as for ImageNet, with RLA."""
 
 
 class SubsampleAndPad(nn.Module):
-    """The identity without parameters: every second pixel, zero channels (option A).
+    """Identity of He et al. 2015, option A: every second pixel, padded with zeros.
 
     Args:
-        channels (int): Channels to add, half of them before and half behind.
+        channels (int): Number of zero channels, half of them before those of x and
+            half after.
     """
 
     def __init__(self, channels: int) -> None:
@@ -165,14 +177,17 @@ class SubsampleAndPad(nn.Module):
 
 
 class CIFARResNet(ResNet_CIFAR):
-    """The thin ResNet for images of 32x32 of He et al. 2015 (Section 4.2).
+    """The thin ResNet of He et al. 2015 (Section 4.2) for images of 32x32.
 
-    A 3x3 stem and three stages of basic blocks with 16, 32 and 64 channels; the
-    identity is subsampled and padded (option A).
+    A 3x3 stem and three stages of basic blocks with 16, 32 and 64 channels. The
+    identity has no parameters, see :class:`SubsampleAndPad`.
 
     Args:
-        depth (int): 6n + 2 for n blocks a stage: 20, 32, 44, 56, 110.
+        depth (int): 20, 32, 44, 56 or 110, which is 6n + 2 for n blocks per stage.
         **kwargs: Arguments of mmpretrain's ResNet.
+
+    Raises:
+        KeyError: For another depth.
     """
 
     arch_settings = {6 * n + 2: (BasicBlock, (n,) * 3) for n in (3, 5, 7, 9, 18)}
@@ -197,7 +212,12 @@ class CIFARResNet(ResNet_CIFAR):
 
 @MODELS.register_module()
 class RLACIFARResNet(RLAOverSmallStem, _WithPlugins, CIFARResNet):
-    """:class:`CIFARResNet`, post-activated, with RLA; ``rla_channels=0`` is plain."""
+    """:class:`CIFARResNet` with RLA; the plain network with ``rla_channels=0``.
+
+    Args:
+        depth (int): 20, 32, 44, 56 or 110.
+        **kwargs: Arguments of :class:`RLAResNet`.
+    """
 
 
 @MODELS.register_module()

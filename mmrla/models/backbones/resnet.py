@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What RLA needs to know of the blocks of mmdet's and mmpretrain's ResNets."""
+"""RLA over mmdet's and mmpretrain's ResNets: how their blocks are taken apart."""
 
 import logging
 from typing import Any, List, Optional, Tuple
@@ -18,12 +18,16 @@ _POSITIONS = ('after_conv1', 'after_conv2', 'after_conv3')
 class RLAOverResNet(RLA):
     """RLA over a ResNet whose blocks are upstream's BasicBlock or Bottleneck.
 
-    The first conv of a block reads concat(x, h): its addend is a conv of h like
-    it, 1x1 in a bottleneck and 3x3 in a basic block.
+    In the paper the first conv of a block reads concat(x, h) (Eq. 11). Here the read
+    is a conv of h like it, 1x1 in a bottleneck and 3x3 in a basic block.
+
+    Raises:
+        ValueError: For an unknown depth, a stage index or ``frozen_stages`` above the
+            number of stages, or ``plugins`` that mmdet does not take.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # What upstream refuses without the allowed values, or not at all.
+        # Upstream refuses these without naming the allowed values, or not at all.
         num_stages = kwargs.get('num_stages', 4)
         if 'depth' in kwargs:
             check_choice('depth', kwargs['depth'], self.arch_settings)
@@ -44,7 +48,7 @@ class RLAOverResNet(RLA):
         super()._freeze_stages()
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, stem_channels, H/4, W/4)."""
+        """Images (N, in_channels, H, W) to (N, stem_channels, H/4, W/4)."""
         if self.deep_stem:
             x = self.stem(x)
         else:
@@ -52,41 +56,41 @@ class RLAOverResNet(RLA):
         return self.maxpool(x)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Nothing: the last block's output is the network's."""
+        """x itself: nothing follows the last block."""
         return x
 
     def branch(
         self, block: nn.Module, x: Tensor, read: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
-        """Residual and (projected) identity, (N, C', H', W')."""
+        """The residual and the (projected) identity, (N, C', H', W') each."""
         y = block.conv1(x)
         if read is not None:
-            y += read  # a conv does not keep its output: no map more
+            y += read  # in place: the conv does not need its output for gradients
         return self.end(block, self.middle(block, y)), self.shortcut(block, x)
 
     def middle(self, block: nn.Module, y: Tensor) -> Tensor:
-        """From the first conv's output to what the last conv reads."""
+        """The first conv's output to the last conv's input."""
         y = apply_plugins(block, 1, block.relu(block.norm1(y)))
         if hasattr(block, 'conv3'):
             y = apply_plugins(block, 2, self.second(block, y))
         return y
 
     def second(self, block: nn.Module, y: Tensor) -> Tensor:
-        """The second conv of a bottleneck, its norm and ReLU."""
+        """The second conv of a bottleneck with its norm and ReLU."""
         return block.relu(block.norm2(block.conv2(y)))
 
     def end(self, block: nn.Module, y: Tensor) -> Tensor:
-        """The last conv, its norm and plugins."""
+        """The last conv with its norm and plugins."""
         if hasattr(block, 'conv3'):
             return apply_plugins(block, 3, block.norm3(block.conv3(y)))
         return apply_plugins(block, 3, block.norm2(block.conv2(y)))
 
     def shortcut(self, block: nn.Module, x: Tensor) -> Tensor:
-        """The (projected) identity."""
+        """The (projected) identity, (N, C', H', W')."""
         return x if block.downsample is None else block.downsample(x)
 
     def join(self, block: nn.Module, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """ReLU(y + identity); overwrites y, as upstream does, unless C1 reads it."""
+        """ReLU(y + identity). Overwrites y, as upstream does, unless C1 reads it."""
         if hasattr(block, 'drop_path'):
             y = block.drop_path(y)
         if self.source == 'residual':
@@ -95,11 +99,11 @@ class RLAOverResNet(RLA):
         return block.relu(y)
 
     def mixing_conv(self, block: nn.Module) -> nn.Module:
-        """The first conv."""
+        """The first conv, ``conv1``."""
         return block.conv1
 
     def make_read(self, block: nn.Module) -> nn.Module:
-        """A conv like the block's first, of k channels."""
+        """Build a conv of h like the block's first conv."""
         conv = block.conv1
         return nn.Conv2d(
             self.rla_channels,
@@ -112,27 +116,27 @@ class RLAOverResNet(RLA):
         )
 
     def block_channels(self, block: nn.Module) -> int:
-        """Channels of a block's output."""
+        """Channels C' of a block's output."""
         return self.last_conv(block).out_channels
 
     def last_conv(self, block: nn.Module) -> nn.Module:
-        """The conv that ends a block."""
+        """The last conv of a block."""
         return block.conv3 if hasattr(block, 'conv3') else block.conv2
 
 
 class RLAOverSmallStem(RLAOverResNet):
-    """RLA over a ResNet whose stem is one 3x3 conv, without pooling."""
+    """RLA over a ResNet whose stem is a single conv without pooling."""
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to the first stage's input."""
+        """Images (N, in_channels, H, W) to the first stage's input."""
         return self.relu(self.norm1(self.conv1(x)))
 
 
 class RLAOverRes2Net(RLAOverResNet):
-    """RLA over a Res2Net: the second conv of a block is a hierarchy of narrow ones."""
+    """RLA over a Res2Net, whose second conv is a hierarchy of narrow convs."""
 
     def second(self, block: nn.Module, y: Tensor) -> Tensor:
-        """The narrow convs, each of its slice and what the one before gave."""
+        """The narrow convs; each reads its slice and the output of the one before."""
         slices = torch.split(y, block.width, 1)
         outs: List[Tensor] = []
         for i, (conv, norm) in enumerate(zip(block.convs, block.bns)):
@@ -147,9 +151,9 @@ class RLAOverRes2Net(RLAOverResNet):
 
 
 class RLAOverResNeSt(RLAOverResNet):
-    """RLA over a ResNeSt: the second conv of a block is a split attention."""
+    """RLA over a ResNeSt, whose second conv is a split-attention conv."""
 
     def second(self, block: nn.Module, y: Tensor) -> Tensor:
-        """The split attention, which has its norms and ReLUs, and the pooling."""
+        """The split-attention conv, which has norms and ReLUs, and the pooling."""
         y = block.conv2(y)
         return block.avd_layer(y) if block.avg_down_stride else y
