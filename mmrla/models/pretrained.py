@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether the weights that a backbone was given are its own."""
+"""Checks whether the weights that are loaded into a backbone belong to it."""
 
 import logging
 import re
@@ -15,27 +15,29 @@ from .layers.plugins import plugin_names
 
 InitCfg = Union[None, dict, List[dict]]
 
-#: Which part of a network's convs may be without weights (a first conv for other
-#: images, the convs that SSD appends to VGG are normal; a missing stage is another
-#: network), and which part of a file's convs may belong to blocks that are not there.
+#: The share of a network's convs that may lack weights: a first conv for other images
+#: or the convs that SSD appends to VGG may, a whole stage may not.
 _LOST = 0.15
+#: The share of a file's convs that may be in blocks that the network does not have.
 _SURPLUS = 0.25
+
+_REMEDY = 'set depth, widths and class of the backbone to those of the file'
 
 Shapes = Mapping[str, Tuple[int, ...]]
 
 
 class WeightsMismatchError(ValueError):
-    """The weights that a config names are not those of its network."""
+    """The pretrained weights are those of another network."""
 
 
 def as_pretrained(init_cfg: InitCfg) -> Tuple[InitCfg, bool]:
-    """The config with ``type='Pretrained'`` where it names PretrainedInit otherwise.
+    """Write ``type='Pretrained'`` for each other way to name PretrainedInit.
 
-    A class, ``'PretrainedInit'`` and ``'mmengine.Pretrained'`` say the same, but
-    MMEngine and mmpretrain compare with the one string.
+    The class, ``'PretrainedInit'`` and ``'mmengine.Pretrained'`` mean the same, but
+    MMEngine and mmpretrain compare the type with ``'Pretrained'``.
 
     Args:
-        init_cfg: What BaseModule takes.
+        init_cfg: As in BaseModule.
 
     Returns:
         The config, and whether it names pretrained weights.
@@ -52,25 +54,25 @@ def as_pretrained(init_cfg: InitCfg) -> Tuple[InitCfg, bool]:
 
 
 def is_pretrained(cfg: Mapping[str, Any]) -> bool:
-    """Whether a config names PretrainedInit: as a class, by name, with a scope."""
+    """Whether a config names PretrainedInit: the class, or its name in any scope."""
     kind: Any = cfg.get('type')
     if isinstance(kind, str):
         if kind.rpartition('.')[2] == 'PretrainedInit':
-            return True  # its name in the registry is 'Pretrained'
+            return True  # registered as 'Pretrained'
         kind = WEIGHT_INITIALIZERS.get(kind)
     return isinstance(kind, type) and issubclass(kind, PretrainedInit)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How given weights fit a backbone.
+    """How weights fit a backbone.
 
     Attributes:
-        loaded: How many tensors of the plain network were given.
-        total: How many it has.
-        is_plain: Whether they are of a plain network, without RLA.
-        refusal: Why they are another network's; None if they are its own.
-        missing: Names of tensors of the plain network that were not given.
+        loaded: How many tensors of the plain network are among the weights.
+        total: How many tensors the plain network has.
+        is_plain: Whether the weights are those of a plain network, without RLA.
+        refusal: Why the weights belong to another network; None if they do not.
+        missing: Names of the plain network's tensors that are not among the weights.
     """
 
     loaded: int
@@ -80,10 +82,10 @@ class Fit:
     missing: List[str]
 
     def log(self, name: str) -> None:
-        """Say what was taken of the weights of a plain network.
+        """Log what was loaded from the weights of a plain network.
 
         Args:
-            name: The backbone's class.
+            name: Name of the backbone's class.
         """
         if not self.is_plain or self.refusal:
             return
@@ -102,11 +104,11 @@ class Fit:
 
 
 def check_fit(backbone: nn.Module, given: Mapping[str, Tensor]) -> Fit:
-    """Compare names and shapes.
+    """Compare the names and shapes of weights with those of a backbone.
 
     Args:
-        backbone: An RLA backbone; what stands below ``rla`` is RLA's.
-        given: Weights by name, without the backbone's prefix.
+        backbone: An RLA backbone; its plain network is everything outside ``rla``.
+        given: Weights by name, without the prefix of the backbone.
     """
     own = {
         name: tuple(value.shape)
@@ -133,7 +135,7 @@ def check_fit(backbone: nn.Module, given: Mapping[str, Tensor]) -> Fit:
 
 
 def _optional(backbone: nn.Module) -> Set[str]:
-    """What the weights of a plain network do not have: plugins, offsets of DCN."""
+    """Prefixes of what plain weights may lack: plugins and the offsets of DCN."""
     names: Set[str] = set()
     for prefix, module in backbone.named_modules():
         if hasattr(module, 'conv_offset'):
@@ -147,7 +149,7 @@ def _optional(backbone: nn.Module) -> Set[str]:
 def _refusal(
     own: Shapes, plain: List[str], missing: List[str], shapes: Shapes
 ) -> Optional[str]:
-    """Why weights are another network's, in one line."""
+    """Why weights belong to another network, in one line; None if they do not."""
     if any(re.search(r'(^|\.)layer\d+\.blocks\.\d+\.', name) for name in shapes):
         return (
             'the names are those of mmrla 0.1, which this version does not read; '
@@ -167,7 +169,7 @@ def _refusal(
 
 
 def other_units(own: Shapes, given: Shapes) -> Optional[str]:
-    """Why RLA units are others than those of given weights; None if they are not.
+    """Why the RLA units of weights differ from a network's; None if they do not.
 
     Args:
         own: Shapes of the network's units by name.
@@ -177,26 +179,25 @@ def other_units(own: Shapes, given: Shapes) -> Optional[str]:
     if not lost:
         return None
     return (
-        f'it has other RLA units: {lost[0]} is {given.get(lost[0], "missing")} there '
-        f'and {own[lost[0]]} here; set rla_channels, cell, shared and exchange to '
-        'those of the file'
+        f'it has other RLA units: {_both(lost[0], given, own)}; set rla_channels, '
+        'cell, shared and exchange to those of the file'
     )
 
 
 def misfit(own: Shapes, given: Shapes, arrived: Set[str]) -> Optional[str]:
-    """Why weights are of another network than the one that was given them.
+    """Why weights belong to another network; None if they do not.
 
-    New parts beside the old ones (a plugin in each block, the offsets of deformable
-    convs) are no reason, nor are weights of parts that the network does not have;
-    blocks without weights and weights of blocks that are not there are.
+    The network may have new parts within its blocks (a plugin, the offsets of
+    deformable convs), and the weights may have parts that the network lacks. But blocks
+    of the one must be blocks of the other.
 
     Args:
         own: Shapes of the network's tensors by name.
         given: Shapes of the weights by name.
-        arrived: Names of the network's tensors that the weights are in.
+        arrived: Names of the network's tensors that weights were loaded into.
 
     Returns:
-        The reason, in one line; None if they fit.
+        The reason, in one line.
     """
     convs = [name for name in own if _is_conv(name, own)]
     if not arrived.intersection(convs or own):
@@ -209,7 +210,7 @@ def misfit(own: Shapes, given: Shapes, arrived: Set[str]) -> Optional[str]:
     homeless = 0
     for name in given:
         new = [p for p in _blocks(name) if p[0] in containers and p not in blocks]
-        # A file may well have more parts than a network that is one of them.
+        # Only numbered blocks: the network may be a part of what is in the file.
         new = [place for place in new if place[1].isdigit()]
         if new and _is_conv(name, given):
             homeless += 1
@@ -233,26 +234,26 @@ def misfit(own: Shapes, given: Shapes, arrived: Set[str]) -> Optional[str]:
     ]
     if len(lost) <= _LOST * len(convs):
         return None
-    wrong = next((name for name in lost if name in given), None)
-    example = (
-        f'{wrong} is {given[wrong]} there and {own[wrong]} here'
-        if wrong
-        else f'{lost[0]} is not in it'
-    )
+    example = next((name for name in lost if name in given), lost[0])
     return (
         f'it is of another network: {len(lost)} of {len(convs)} convs are without '
-        f'weights, {example}; set depth, widths and class of the backbone to those of '
-        'the file'
+        f'weights; {_both(example, given, own)}; {_REMEDY}'
     )
+
+
+def _both(name: str, given: Shapes, own: Shapes) -> str:
+    """The shape of a tensor in the file and in the network."""
+    there = given.get(name, 'missing')
+    return f'{name} is {there} in the file and {own[name]} in the network'
 
 
 def _is_conv(name: str, shapes: Shapes) -> bool:
-    """Whether a name is of the weight of a conv or a linear layer."""
+    """Whether a name is that of the weight of a conv or a linear layer."""
     return name.endswith('weight') and len(shapes[name]) > 1
 
 
 def _strangers(own: Shapes, given: Shapes) -> str:
-    """What to say of weights of which none arrived."""
+    """The reason where no weight was loaded."""
     first = next(iter(own))
     prefixes = {n[: -len(first)] for n in given if n.endswith(f'.{first}')}
     for prefix in sorted(prefixes, key=len):
@@ -260,18 +261,15 @@ def _strangers(own: Shapes, given: Shapes) -> str:
             return f"none of its names is this network's; prefix={prefix!r} would fit"
     if any(name in given for name in own):
         wrong = next(name for name in own if name in given)
-        return (
-            f'no shape is the same: {wrong} is {given[wrong]} there and {own[wrong]} '
-            'here; set depth, widths and class of the backbone to those of the file'
-        )
+        return f'no shape is the same: {_both(wrong, given, own)}; {_REMEDY}'
     return (
         f"none of its names is this network's: the first are "
-        f'{", ".join(list(given)[:3])}, here {", ".join(list(own)[:3])}'
+        f'{", ".join(list(given)[:3])}, those of the network {", ".join(list(own)[:3])}'
     )
 
 
 def _blocks(name: str) -> List[Tuple[str, str]]:
-    """(container, index) of the blocks that a tensor is in, and its part likewise."""
+    """(container, index) of each block that a tensor is in; of its top module too."""
     parts = name.split('.')
     top = parts.index('backbone') + 1 if 'backbone' in parts[:-1] else 0
     return [

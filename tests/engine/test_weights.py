@@ -51,7 +51,7 @@ ECA = dict(plugins=[dict(cfg=dict(type='ECALayer'), position='after_conv3')])
             dict(rla_channels=6),
             {},
             'shapes differ: backbone.rla.0.read.0.weight is (8, 6, 1, 1), not (8, 4',
-            'backbone.rla.0.read.0.weight is (8, 6, 1, 1) there and (8, 4',
+            'backbone.rla.0.read.0.weight is (8, 6, 1, 1) in the file and (8, 4',
         ),
         (dict(base_channels=16), {}, 'shapes differ', 'no shape is the same'),
     ],

@@ -176,7 +176,7 @@ MISFITS: Dict[str, Tuple[dict, Callable, dict, str]] = {
         dict(base_channels=16),
         lambda w: w,
         {},
-        r'\(16, 8, 1, 1\) there and \(8, 8, 1, 1\) here',
+        r'\(16, 8, 1, 1\) in the file and \(8, 8, 1, 1\) in the network',
     ),
     'prefix': ({}, _mmpretrain, {}, "prefix='backbone.' would fit"),
     'other family': (

@@ -1,11 +1,11 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """DenseNet-BC for CIFAR and its two simplifications (Table 1, Eq. 9 and 10).
 
-mmpretrain's DenseNet is the one for ImageNet: its stem has stride 4.
+mmpretrain's DenseNet is for ImageNet: its stem has stride 4.
 
-For CIFAR-10 the plain network has 769,162 parameters, those with shared convs
-587,722. Table 1's 0.80M and 0.60M are these to one digit, as Huang et al. give it
-(0.8M); no reading of the text leads to the second digit.
+For CIFAR-10 the plain network has 769,162 parameters, and 587,722 with shared convs.
+Table 1 gives 0.80M and 0.60M, which agree in the first digit (Huang et al. give 0.8M);
+no reading of the text yields the second.
 """
 
 from typing import List, Optional, Sequence, Tuple, Union
@@ -28,16 +28,16 @@ SHARINGS = (None, 'lag', 'ordinal')
 class SharedConv(WiringRecord):
     """The 1x1 convs that the layers of a dense block share (Figure 5).
 
-    Layer t reads x_1 ... x_{t-1} with the weights of the lags t-1 ... 1, or of
-    the ordinals 1 ... t-1. Both are kept in the order in which the features
-    are concatenated, so a layer's weight is a view: of the last input channels
-    for 'lag', of the first for 'ordinal'.
+    Layer t reads x_1 ... x_{t-1}, with the weights of lags t-1 ... 1 or of ordinal
+    numbers 1 ... t-1. They are stored in the order in which features are concatenated,
+    so the weight of a layer is a view: of the last input channels for 'lag', of the
+    first for 'ordinal'.
 
     Args:
         sharing (str): 'lag' (Eq. 9) or 'ordinal' (Eq. 10).
-        num_inputs (int): Number of lags, or ordinals.
+        num_inputs (int): Number of lags or ordinal numbers.
         growth_rate (int): Channels of each of x_1, x_2, ...
-        out_channels (int): Output channels.
+        out_channels (int): Channels of the output.
     """
 
     def __init__(
@@ -49,7 +49,10 @@ class SharedConv(WiringRecord):
         self.conv = nn.Conv2d(num_inputs * growth_rate, out_channels, 1, bias=False)
 
     def weight(self, num_inputs: int) -> Tensor:
-        """The weight that reads x_1 ... x_{num_inputs}, (out, inputs, 1, 1)."""
+        """The weight for x_1 ... x_{num_inputs}, (out_channels, C, 1, 1).
+
+        C is num_inputs * growth_rate.
+        """
         channels = num_inputs * self.growth_rate
         start = 0
         if self.sharing == 'lag':
@@ -57,7 +60,7 @@ class SharedConv(WiringRecord):
         return self.conv.weight[:, start : start + channels]
 
     def norms(self, p: float = 1.0) -> Tensor:
-        """p-norms of the weights of lag, or ordinal, 1, 2, ..., of shape (n,)."""
+        """p-norms, (num_inputs, ), of the weights of lag or ordinal number 1, 2, ..."""
         weight = self.conv.weight.detach()[:, :, 0, 0]
         norms = torch.stack(
             [part.norm(p) for part in weight.split(self.growth_rate, dim=1)]
@@ -66,14 +69,14 @@ class SharedConv(WiringRecord):
 
 
 class DenseLayer(BaseModule):
-    """Norm, ReLU, 1x1 conv, norm, ReLU, 3x3 conv of all features before.
+    """Norm, ReLU, 1x1 conv, norm, ReLU and 3x3 conv of all features before.
 
     Args:
-        in_channels (int): Channels of the features together.
-        own_channels (int): Channels, the first ones, that the layer's own 1x1
-            conv reads; a shared conv reads the others.
+        in_channels (int): Channels of all these features.
+        own_channels (int): The first channels, which the layer's own 1x1 conv reads;
+            a shared conv reads the others.
         growth_rate (int): Channels of the output.
-        width (int): Channels between the convs.
+        width (int): Channels between the two convs.
         norm_cfg (dict): Config of norm layers.
     """
 
@@ -93,35 +96,36 @@ class DenseLayer(BaseModule):
         self.relu = nn.ReLU(inplace=True)
 
     def squeeze(self, shared: Optional[Tensor], *features: Tensor) -> Tensor:
-        """The 1x1 conv's output, (N, width, H, W).
+        """The output of the 1x1 conv, (N, width, H, W).
 
         Args:
-            shared: The shared conv's weight for the last features, if any.
-            *features: The features, (N, C_i, H, W) each.
+            shared: Weight of the shared conv, (width, C, 1, 1); None for none.
+            *features: All features before, (N, C_i, H, W) each.
         """
         x = self.relu(self.norm1(torch.cat(features, dim=1)))
         if shared is None:
             return self.conv1(x)
-        # The sum of both convs is one conv; the weights are small.
+        # One conv instead of the sum of two; the weights are small.
         return F.conv2d(x, torch.cat((self.conv1.weight, shared), dim=1))
 
     def expand(self, x: Tensor) -> Tensor:
-        """The 3x3 conv of the squeezed features, (N, growth_rate, H, W)."""
+        """The output of the 3x3 conv, (N, growth_rate, H, W), from the 1x1 conv's."""
         return self.conv2(self.relu(self.norm2(x)))
 
 
 class DenseBlock(BaseModule):
-    """Layers that each read the block's input and all layers before.
+    """Layers, each of which reads the input of the block and all layers before.
 
     Args:
         num_layers (int): Number of layers.
         in_channels (int): Channels of the block's input x_0.
         growth_rate (int): Channels of each layer's output.
-        width (int): Channels between a layer's convs.
-        sharing (str, optional): What 1x1 convs, but for those that read x_0,
-            are shared by: 'lag', 'ordinal' or None.
+        width (int): Channels between the two convs of a layer.
+        sharing (str, optional): Which 1x1 convs are shared, except for x_0: those of
+            equal 'lag' or 'ordinal' number; None for none.
         norm_cfg (dict): Config of norm layers.
-        with_cp (bool): Recompute norms and 1x1 convs in the backward pass.
+        with_cp (bool): Whether to recompute norms and 1x1 convs in the backward pass,
+            which saves memory.
     """
 
     def __init__(
@@ -177,7 +181,7 @@ class Transition(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H // 2, W // 2)."""
-        # Pooling before the linear conv is the same with a quarter of the work.
+        # The conv is linear: pooling first is the same for a quarter of the work.
         return self.conv(self.pool(self.relu(self.norm(x))))
 
 
@@ -185,29 +189,27 @@ class Transition(BaseModule):
 class DenseNetBC(BaseModule):
     """DenseNet-BC for images of 32x32, plain or with shared 1x1 convs.
 
-    A stem conv of 3x3 and three dense blocks at strides 1, 2 and 4 (Huang et
-    al. 2017). A norm and ReLU end the network.
+    A 3x3 stem conv and three dense blocks at strides 1, 2 and 4, then norm and ReLU
+    (Huang et al. 2017).
 
     Args:
         depth (int): 6n + 4 for n layers in each block. Defaults to 100.
         growth_rate (int): Channels of each layer's output. Defaults to 12.
-        sharing (str, optional): Which 1x1 convs of a block are one: those of
-            the same 'lag' (Eq. 9), of the same 'ordinal' (Eq. 10), or None,
-            the plain DenseNet. The part that reads the block's input is each
-            layer's own.
-        compression (float): Channels that a transition keeps, above 0 and at
-            most 1. Defaults to 0.5.
+        sharing (str, optional): Which 1x1 convs of a block share weights: those of
+            equal 'lag' (Eq. 9) or of equal 'ordinal' number (Eq. 10). Each layer keeps
+            its own weights for the block's input. Defaults to None, the plain network.
+        compression (float): Share of the channels that a transition keeps, above 0
+            and at most 1. Defaults to 0.5.
         in_channels (int): Channels of the images. Defaults to 3.
-        out_indices: Blocks (from 0) whose outputs are returned; the last
-            block's has passed the last norm and ReLU. Defaults to (2,).
+        out_indices: Indices (from 0) of the blocks whose outputs are returned. Norm and
+            ReLU follow the last of them. Defaults to (2,).
         norm_cfg (dict): Config of norm layers. Defaults to BN.
-        with_cp (bool): Recompute the layers' norms and 1x1 convs in the
-            backward pass to save memory.
-        init_cfg: Initialisation; He normal, fan-out, by default.
+        with_cp (bool): Whether to recompute norms and 1x1 convs in the backward pass,
+            which saves memory. Defaults to False.
+        init_cfg: As in BaseModule. Defaults to None, He normal by fan-out.
 
     Raises:
-        ValueError: For an argument out of range; the message has the allowed
-            values.
+        ValueError: If an argument is out of range; the message has the allowed values.
 
     Example:
         >>> import torch
@@ -218,7 +220,7 @@ class DenseNetBC(BaseModule):
     """
 
     num_stages = 3
-    #: Width of the 1x1 convs in units of the growth rate (the B of BC).
+    #: Output channels of the 1x1 convs per ``growth_rate`` (the B of BC).
     bottleneck_ratio = 4
 
     def __init__(
@@ -284,11 +286,11 @@ class DenseNetBC(BaseModule):
             p (float): The order of the norm. Defaults to 1.
 
         Returns:
-            For each dense block a tensor with the norm for lag, or ordinal,
-            1, 2, ..., in this order.
+            One tensor for each dense block, with the norms of the weights of lag or
+            ordinal number 1, 2, ...
 
         Raises:
-            ValueError: If the network shares no convs.
+            ValueError: If the network has no shared convs.
         """
         if any(stage.shared is None for stage in self.stages):
             raise ValueError(
@@ -298,7 +300,7 @@ class DenseNetBC(BaseModule):
         return [stage.shared.norms(p) for stage in self.stages]
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images (N, in_channels, H, W) to the outputs at ``out_indices``."""
+        """Images (N, in_channels, H, W) to the outputs (N, C, H, W) of the blocks."""
         x = self.conv1(x)
         outs = []
         for i, stage in enumerate(self.stages):

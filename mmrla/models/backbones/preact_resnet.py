@@ -1,16 +1,17 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """RLA-ResNet-110 and -164 for CIFAR (Tables 2, 7, 8 and 11 to 13), and DPN.
 
-The main network is the pre-activated ResNet of He et al. 2016, "Identity
-Mappings in Deep Residual Networks". What the paper leaves open is settled by
-its parameter counts, where they tell, and else by its text:
+The main network is the pre-activated ResNet of He et al. 2016, "Identity Mappings in
+Deep Residual Networks". Where the paper leaves details open, they follow from its
+parameter counts or, if these do not tell, from its text:
 
-- The residual unit F_t reads concat(x, h), so its first norm does too: the
-  counts are the same to their printed digit with a norm over x alone.
-- The projections of the identity read x only (k=16 and k=24 of Table 13 tell).
-- ResNet-110 projects by 1x1 convs, not by zero padding (1.74M for CIFAR-100).
-- No conv has a bias. All RLA rows agree with that; the plain ResNet-164, 1.70M
-  in He et al. too, is 1.72M in Table 2, as biases would make it.
+- The residual branch F_t reads concat(x, h), so its first norm does too. A norm of x
+  alone would give the same counts in the printed digits.
+- The projection of the identity reads x only (Table 13, k=16 and k=24).
+- ResNet-110 projects the identity by 1x1 convs, not by zero padding (1.74M parameters
+  for CIFAR-100).
+- No conv has a bias, which agrees with all RLA rows. The plain ResNet-164 has 1.70M
+  here and in He et al., but 1.72M in Table 2, as if it had biases.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -27,20 +28,21 @@ from .base import PlainBackbone, PlainBlock
 
 
 class PreActBlock(PlainBlock):
-    """Norm, ReLU and conv, as often as there are convs.
+    """A pre-activated block: norm, ReLU and conv, repeated for each conv.
 
     Args:
         in_channels (int): Channels C of x.
-        widths: Output channels of each conv; the last are the residual's.
-        kernel_sizes: Kernel of each conv.
+        widths: Output channels of each conv; the last one's are the residual's.
+        kernel_sizes: Kernel size of each conv.
         stride (int): Stride of the first conv. Defaults to 1.
-        identity_channels (int, optional): Channels of the projected identity;
-            None for no projection.
-        shared_activation (bool): Whether the identity, too, reads the first
-            norm and ReLU, as it does in the network's first block and before a
-            projection (He et al. 2016). Defaults to False.
-        norm_cfg (dict): Config of norm layers.
-        with_cp (bool): Recompute it in the backward pass. Defaults to False.
+        identity_channels (int, optional): Channels of the projected identity.
+            Defaults to None, no projection.
+        shared_activation (bool): Whether the identity comes after the first norm and
+            ReLU, as in the first block of the network and before a projection (He et
+            al. 2016). Defaults to False.
+        norm_cfg (dict): Config of norm layers. Defaults to BN.
+        with_cp (bool): Whether to recompute the block in the backward pass, which
+            saves memory. Defaults to False.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class PreActBlock(PlainBlock):
                 channels,
                 width,
                 kernel_size,
-                # In the first conv, also where it is 1x1 (He et al. 2016).
+                # In the first conv even if that is 1x1 (He et al. 2016).
                 stride=stride if i == 1 else 1,
                 padding=kernel_size // 2,
                 bias=False,
@@ -80,7 +82,7 @@ class PreActBlock(PlainBlock):
         self.relu = nn.ReLU(inplace=True)
 
     def branch(self, x: Tensor, read: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """The residual y and the (projected) identity, (N, C', H', W')."""
+        """The residual and the (projected) identity, (N, C', H', W') each."""
         activated = self.relu(self.bn1(x))
         y = self.conv1(activated)
         if read is not None:
@@ -93,11 +95,11 @@ class PreActBlock(PlainBlock):
 
     @property
     def mixing_conv(self) -> nn.Module:
-        """The first conv."""
+        """The first conv, ``conv1``."""
         return self.conv1
 
     def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
-        """Norm, ReLU and conv of h, as the first ones of x."""
+        """Build the read: norm, ReLU and a conv of h like ``conv1``."""
         conv = nn.Conv2d(
             channels,
             self.conv1.out_channels,
@@ -111,16 +113,16 @@ class PreActBlock(PlainBlock):
 
 
 class DualPathBlock(PreActBlock):
-    """A pre-activated block with a residual and a densely connected path.
+    """A block with a residual path and a densely connected path.
 
-    The first channels of x are the residual path, the others the dense path.
-    The branch's first outputs are added to the one, its last ``dense_channels``
-    appended to the other (Chen et al. 2017, "Dual Path Networks").
+    The first channels of x are the residual path, the others the dense path. Of the
+    branch's outputs the first are added to the residual path, the others appended to
+    the dense path (Chen et al. 2017, "Dual Path Networks").
 
     Args:
-        path_channels (int): Channels of the residual path at the output.
-        **kwargs: Arguments of :class:`PreActBlock`; ``widths`` ends in
-            ``path_channels`` plus the channels to append.
+        path_channels (int): Channels of the residual path.
+        **kwargs: Arguments of :class:`PreActBlock`; the last of ``widths`` is
+            ``path_channels`` plus the number of channels to append.
     """
 
     def __init__(self, *, path_channels: int, **kwargs: Any) -> None:
@@ -130,8 +132,8 @@ class DualPathBlock(PreActBlock):
         self.out_channels += identity_channels - path_channels
 
     def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """The sum of the residual paths, and the dense paths behind it."""
-        assert identity is not None  # each block has one
+        """The sum of the residual paths, followed by the dense paths."""
+        assert identity is not None  # every block has one
         r = self.path_channels
         out = (identity[:, :r] + y[:, :r], identity[:, r:], y[:, r:])
         return torch.cat(out, dim=1)
@@ -140,33 +142,31 @@ class DualPathBlock(PreActBlock):
 class PreActResNet(PlainBackbone):
     """Pre-activated ResNet for images of 32x32 (He et al. 2016).
 
-    A stem conv of 3x3 and three stages of as many blocks each, at strides 1, 2
-    and 4. A norm and ReLU end the network; of the outputs only that of the
-    last stage built has passed them.
+    A 3x3 stem conv and three stages with equal numbers of blocks, at strides 1, 2 and
+    4. A norm and ReLU follow the last stage, and only its output has passed them.
 
     Args:
-        depth (int): 6n + 2 with basic blocks (110 in the paper), 9n + 2 with
-            bottlenecks (164), for n blocks a stage.
-        bottleneck (bool, optional): Whether blocks are 1x1, 3x3, 1x1 instead
-            of two 3x3. By default they are from depth 164 on.
-        plugins: Layers behind the last conv of each block, as mmdet's ResNet
-            takes them. Defaults to None.
-        extra_channels (int): Channels added to every output of a stage; the
-            widths of bottlenecks get a quarter of them, so there it is a
-            multiple of 4. "Channel +12" of Table 11 has 12. Defaults to 0.
-        dense_channels (int): Channels that each block appends to a densely
-            connected path, as in DPN; Table 11 has 12. Defaults to 0: no such
-            path.
+        depth (int): With n blocks per stage, 6n + 2 for basic blocks (110 in the
+            paper), 9n + 2 for bottlenecks (164).
+        bottleneck (bool, optional): Whether blocks are bottlenecks (1x1, 3x3, 1x1)
+            instead of basic blocks (two 3x3). Defaults to None: from depth 164 on.
+        plugins: Layers after the last conv of each block, in the form that mmdet's
+            ResNet takes; ``position`` is 'after_conv3'. Defaults to None.
+        extra_channels (int): Channels added to the outputs of each stage, and a
+            quarter of them to the width of its bottlenecks. "Channel +12" of
+            Table 11 has 12. Defaults to 0.
+        dense_channels (int): Channels that each block appends to a densely connected
+            path, as in DPN (12 in Table 11). Defaults to 0, no such path.
         in_channels (int): Channels of the images. Defaults to 3.
-        base_channels (int): Channels of the stem and width of the first
-            stage's blocks (doubled in each later one; times 4 at the outputs
-            of bottlenecks). Defaults to 16.
-        out_indices: Stages whose outputs are returned. Defaults to (2,).
-        **kwargs: frozen_stages, norm_eval, norm_cfg, with_cp, init_cfg.
+        base_channels (int): Channels of the stem and width of the blocks of the first
+            stage. Each later stage doubles it; outputs of bottlenecks have 4 times
+            their width. Defaults to 16.
+        out_indices: Indices of the stages whose outputs are returned. Defaults to (2,).
+        **kwargs: ``frozen_stages``, ``norm_eval``, ``norm_cfg``, ``with_cp``,
+            ``init_cfg``, see :class:`PlainBackbone`.
 
     Raises:
-        ValueError: For an argument out of range; the message has the allowed
-            values.
+        ValueError: If an argument is out of range; the message has the allowed values.
     """
 
     strides = (1, 2, 2)
@@ -209,7 +209,7 @@ class PreActResNet(PlainBackbone):
             blocks: List[PreActBlock] = []
             for t in range(num_blocks):
                 stride = self.strides[i] if t == 0 else 1
-                # The dense path starts with two times the channels (DPN).
+                # The dense path starts with twice the channels (DPN).
                 project = t == 0 and (stride > 1 or channels != out_channels)
                 project = project or (t == 0 and dense_channels > 0)
                 identity_channels = out_channels + 2 * dense_channels
@@ -239,15 +239,15 @@ class PreActResNet(PlainBackbone):
         self._freeze_stages()
 
     def stem_modules(self) -> List[nn.Module]:
-        """The stem's conv."""
+        """The stem conv."""
         return [self.conv1]
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, base_channels, H, W)."""
+        """Images (N, in_channels, H, W) to (N, base_channels, H, W)."""
         return self.conv1(x)
 
     def finish(self, x: Tensor) -> Tensor:
-        """The last norm and ReLU."""
+        """Norm and ReLU of the last stage's output, (N, C, H, W)."""
         return self.relu(self.norm(x))
 
 
@@ -257,11 +257,11 @@ class RLAPreActResNet(RLA, PreActResNet):
 
     Args:
         depth (int): As in :class:`PreActResNet`.
-        rla_channels (int, optional): Channels k of the hidden state; 0 is the
-            plain ResNet. Defaults to the paper's: 12 with bottlenecks, 4 with
-            basic blocks.
-        **kwargs: Arguments of :class:`PreActResNet`, of which ``dense_channels``
-            needs ``rla_channels=0``, and of :class:`mmrla.models.RLA`.
+        rla_channels (int, optional): Channels k of the hidden state; 0 is the plain
+            network. Defaults to None, the paper's: 12 with bottlenecks, 4 with basic
+            blocks.
+        **kwargs: Arguments of :class:`PreActResNet` (``dense_channels`` only with
+            ``rla_channels=0``) and of :class:`mmrla.models.RLA`.
 
     Example:
         >>> import torch
@@ -289,15 +289,15 @@ class RLAPreActResNet(RLA, PreActResNet):
         super().__init__(depth, rla_channels=rla_channels, **kwargs)
 
     def zero_state(self, x: Tensor) -> Tensor:
-        """h_0 as a map, (N, k, H, W): behind a norm it is not zero any more."""
+        """h_0 as a map, (N, k, H, W), as the read's norm does not keep it zero."""
         return x.new_zeros(x.shape[0], self.state_channels, x.shape[2], x.shape[3])
 
 
 def _blocks_of_depth(depth: int, bottleneck: bool) -> int:
-    """Blocks in each of three stages.
+    """Number of blocks in each of the three stages.
 
     Raises:
-        ValueError: If the depth is not that of a whole number of blocks.
+        ValueError: If no whole number of blocks gives this depth.
     """
     step = 9 if bottleneck else 6
     if depth <= 2 or (depth - 2) % step:

@@ -1,11 +1,11 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """RLA-Xception for CIFAR (Tables 2 and 9): a thin Xception.
 
-The cells of Table 9 are lost. The widths follow from the parameters (2.70M, and
-2.75M for CIFAR-100). Of Xception's five downsamplings (Chollet 2017) the first
-three are left out, so that the blocks see the resolutions that they have in
-the original network. The exit flow's last two separable convs are blocks too, each
-reading h: so RLA adds 0.063M (0.07M and 0.06M in Table 2), else 0.050M.
+The cells of Table 9 are not known; the widths follow from the parameter counts (2.70M,
+and 2.75M for CIFAR-100). The first three of Xception's five downsamplings (Chollet
+2017) are left out, so that the middle and exit flow see maps of about the original
+size. The last two separable convs of the exit flow count as blocks that read h: RLA
+then adds 0.063M parameters (0.07M and 0.06M in Table 2), and 0.050M otherwise.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -21,7 +21,7 @@ from .base import PlainBackbone, PlainBlock
 
 
 def _separable(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Module:
-    """Depthwise 3x3, 1x1, norm; nothing between the convs (Chollet 2017)."""
+    """Depthwise 3x3 and 1x1 conv with nothing in between (Chollet 2017), then norm."""
     return DepthwiseSeparableConvModule(
         in_channels,
         out_channels,
@@ -35,14 +35,14 @@ def _separable(in_channels: int, out_channels: int, norm_cfg: dict) -> nn.Module
 
 
 def _apply(separable: nn.Module, x: Tensor, read: Optional[Tensor] = None) -> Tensor:
-    """A separable conv with an addend behind its 1x1 conv."""
+    """Run a separable conv; ``read`` is added to the output of its 1x1 conv."""
     pointwise = separable.pointwise_conv
     y = pointwise.conv(separable.depthwise_conv(x))
     return pointwise.norm(y if read is None else y + read)
 
 
 def _read(separable: nn.Module, channels: int) -> List[nn.Module]:
-    """Depthwise 3x3 and 1x1 conv of h, as those of x."""
+    """A depthwise 3x3 and a 1x1 conv of h, like those of x."""
     out_channels = separable.pointwise_conv.conv.out_channels
     return [
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
@@ -51,14 +51,15 @@ def _read(separable: nn.Module, channels: int) -> List[nn.Module]:
 
 
 class XceptionBlock(PlainBlock):
-    """ReLU and separable conv, as often as there are widths, then pooling.
+    """ReLU and separable conv, repeated for each width, then average pooling.
 
     Args:
         in_channels (int): Channels C of x.
         widths: Output channels of each separable conv.
-        stride (int): Stride of the average pooling; 1 for none.
-        norm_cfg (dict): Config of norm layers.
-        with_cp (bool): Recompute it in the backward pass. Defaults to False.
+        stride (int): Stride of the pooling. Defaults to 1, no pooling.
+        norm_cfg (dict): Config of norm layers. Defaults to BN.
+        with_cp (bool): Whether to recompute the block in the backward pass, which
+            saves memory. Defaults to False.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class XceptionBlock(PlainBlock):
         self.convs = nn.ModuleList(
             _separable(c, width, norm_cfg) for c, width in zip(inputs, widths)
         )
-        # Rounds sizes up, as the strided conv of the identity does.
+        # Rounds sizes up, as the strided projection of the identity does.
         self.pool = (
             nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
             if stride > 1
@@ -97,11 +98,11 @@ class XceptionBlock(PlainBlock):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm of the last separable conv."""
+        """The last norm of the residual branch."""
         return self.convs[-1].pointwise_conv.norm
 
     def branch(self, x: Tensor, read: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """The residual y and the (projected) identity, (N, C', H', W')."""
+        """The residual and the (projected) identity, (N, C', H', W') each."""
         first, *others = self.convs
         y = _apply(first, self.relu(x), read)
         for conv in others:
@@ -114,7 +115,7 @@ class XceptionBlock(PlainBlock):
         return self.convs[0].pointwise_conv.conv
 
     def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
-        """ReLU and separable conv of h."""
+        """Build the read: ReLU and a separable conv of h."""
         return nn.Sequential(nn.ReLU(), *_read(self.convs[0], channels))
 
 
@@ -123,12 +124,13 @@ class SeparableBlock(PlainBlock):
 
     Args:
         in_channels (int): Channels C of x.
-        out_channels (int): Channels of the output.
-        norm_cfg (dict): Config of norm layers.
-        with_cp (bool): Recompute it in the backward pass. Defaults to False.
+        out_channels (int): Channels C' of the output.
+        norm_cfg (dict): Config of norm layers. Defaults to BN.
+        with_cp (bool): Whether to recompute the block in the backward pass, which
+            saves memory. Defaults to False.
     """
 
-    #: Without an identity the output would start at zero.
+    #: None for ``zero_init_residual``: without an identity the output would be zero.
     last_norm = None
 
     def __init__(
@@ -144,11 +146,11 @@ class SeparableBlock(PlainBlock):
         self.relu = nn.ReLU()
 
     def branch(self, x: Tensor, read: Optional[Tensor] = None) -> Tuple[Tensor, None]:
-        """The output before ReLU, (N, C', H, W), and no identity."""
+        """The output before ReLU, (N, C', H, W), and None for the identity."""
         return _apply(self.conv, x, read), None
 
     def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
-        """ReLU."""
+        """ReLU of y, (N, C', H, W)."""
         return self.relu(y)
 
     @property
@@ -157,35 +159,34 @@ class SeparableBlock(PlainBlock):
         return self.conv.pointwise_conv.conv
 
     def make_read(self, channels: int, norm_cfg: dict) -> nn.Module:
-        """A separable conv of h."""
+        """Build the read: a separable conv of h."""
         return nn.Sequential(*_read(self.conv, channels))
 
 
 class Xception(PlainBackbone):
     """Thin Xception for images of 32x32.
 
-    Three stages at strides 1, 2 and 4: the first two blocks of the entry flow;
-    its third and the middle flow; the exit flow, with its two separable convs.
+    It has three stages, at strides 1, 2 and 4: the first two blocks of the entry flow,
+    its third block with the middle flow, and the exit flow.
 
     Args:
-        plugins: Layers at the end of each residual branch, as mmdet's ResNet
-            takes them. Defaults to None.
+        plugins: Layers at the end of each residual branch, in the form that mmdet's
+            ResNet takes; ``position`` is 'after_conv3'. Defaults to None.
         in_channels (int): Channels of the images. Defaults to 3.
-        stem_channels: Channels of the two 3x3 convs of the stem. Defaults to
-            (16, 32).
-        entry_channels: Channels of the three blocks of the entry flow; the
-            middle flow has the last. Defaults to (64, 128, 256).
-        num_middle_blocks (int): Blocks of the middle flow. Defaults to 8.
-        exit_channels: Channels of the exit flow's block and two separable
-            convs. Defaults to (512, 512, 512).
-        zero_init_residual (bool): Whether the last norm of each residual
-            branch starts at zero. Defaults to False.
-        out_indices: Stages whose outputs are returned. Defaults to (2,).
-        **kwargs: frozen_stages, norm_eval, norm_cfg, with_cp, init_cfg.
+        stem_channels: Channels of the two 3x3 convs of the stem. Defaults to (16, 32).
+        entry_channels: Channels of the three blocks of the entry flow; the middle
+            flow has as many as the third. Defaults to (64, 128, 256).
+        num_middle_blocks (int): Number of blocks of the middle flow. Defaults to 8.
+        exit_channels: Channels of the block and the two separable convs of the exit
+            flow. Defaults to (512, 512, 512).
+        zero_init_residual (bool): Whether the last norm of each residual branch
+            starts at zero. Defaults to False.
+        out_indices: Indices of the stages whose outputs are returned. Defaults to (2,).
+        **kwargs: ``frozen_stages``, ``norm_eval``, ``norm_cfg``, ``with_cp``,
+            ``init_cfg``, see :class:`PlainBackbone`.
 
     Raises:
-        ValueError: For an argument out of range; the message has the allowed
-            values.
+        ValueError: If an argument is out of range; the message has the allowed values.
     """
 
     strides = (1, 2, 2)
@@ -221,7 +222,7 @@ class Xception(PlainBackbone):
         )
         self.conv2 = ConvModule(first, second, 3, padding=1, norm_cfg=self.norm_cfg)
         middle = entry_channels[-1]
-        #: Widths of each block's separable convs, stage by stage.
+        # Output channels of the separable convs of each block, stage by stage.
         widths: Sequence[Sequence[Tuple[int, ...]]] = (
             [(c, c) for c in entry_channels[:2]],
             [(middle, middle), *[(middle,) * 3] * num_middle_blocks],
@@ -240,7 +241,7 @@ class Xception(PlainBackbone):
                     blocks.append(SeparableBlock(channels, width, **cfgs))
                     channels = width
             self.add_layer(blocks)
-        # Not the blocks without an identity.
+        # Blocks without an identity have no residual branch.
         layers = [
             [b for b in getattr(self, name) if isinstance(b, XceptionBlock)]
             for name in self.res_layers
@@ -249,7 +250,7 @@ class Xception(PlainBackbone):
         self._freeze_stages()
 
     def init_weights(self) -> None:
-        """Draw the weights; the last norms are zero with ``zero_init_residual``."""
+        """Draw the weights; with ``zero_init_residual`` zero the last norms."""
         super().init_weights()
         for name in self.res_layers if self.zero_init_residual else ():
             for block in getattr(self, name):
@@ -257,11 +258,11 @@ class Xception(PlainBackbone):
                     nn.init.zeros_(block.last_norm.weight)
 
     def stem_modules(self) -> List[nn.Module]:
-        """The stem's two convs and their norms."""
+        """The two convs of the stem with their norms."""
         return [self.conv1, self.conv2]
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, stem_channels[1], H, W)."""
+        """Images (N, in_channels, H, W) to (N, stem_channels[1], H, W)."""
         return self.conv2(self.conv1(x))
 
 
@@ -270,11 +271,11 @@ class RLAXception(RLA, Xception):
     """:class:`Xception` with recurrent layer aggregation.
 
     Args:
-        rla_channels (int): Channels k of the hidden state; 0 is the plain
-            Xception. Defaults to 12.
-        **kwargs: Arguments of :class:`Xception` and :class:`mmrla.models.RLA`.
-            The exit flow's separable convs have no identity, which excludes the
-            integrations v5 and v6.
+        rla_channels (int): Channels k of the hidden state; 0 is the plain network.
+            Defaults to 12.
+        **kwargs: Arguments of :class:`Xception` and :class:`mmrla.models.RLA`. The
+            separable convs of the exit flow have no identity, so ``integration`` is
+            one of 'v1' to 'v4'.
 
     Example:
         >>> import torch
