@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Forms of the same networks that compute the same numbers faster.
+"""Faster forms of the same networks, with the same outputs up to rounding.
 
-Chosen from outside, never by the network itself: :func:`switch_to_deploy` for
-inference, :func:`switch_to_fused_training` for training.
+A network never switches by itself. Call :func:`switch_to_deploy` for inference or
+:func:`switch_to_fused_training` for training.
 """
 
 from .deploy import switch_to_deploy

@@ -1,19 +1,19 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Deployed form: an equivalent network for inference, with fewer operations.
 
-Of the hidden state's cost little is arithmetic; the most are additional passes
-over main features. :func:`switch_to_deploy` leaves convs, one addition each, and
-activations, which runtimes (ONNX Runtime, OpenVINO) make one operator of:
+Most of the hidden state's cost is not arithmetic, but additional passes over main
+features. :func:`switch_to_deploy` leaves convs, each followed by at most one addition
+and an activation, which runtimes (ONNX Runtime, OpenVINO) fuse into one operator:
 
-- batch norms are folded into the convs before them (mmcv's ``fuse_conv_bn``), and
-  into the reads that join these convs' outputs;
-- BN_t, behind the sum of C1 and the state, is folded into C1, the C3 before it and
-  what reads the state;
-- v1: ``C1(BN(conv3(z)))`` is one 1x1 conv of z, which has a quarter of the
-  residual's channels, unless a plugin stands between;
-- what the first block reads of h_0 = 0 is a constant, and what MobileNetV2's last
-  conv reads is a part of it;
-- additions overwrite one of the maps that they add.
+- Batch norms are folded into the convs before them (mmcv's ``fuse_conv_bn``), and into
+  the reads that are added to the outputs of these convs.
+- BN_t, which follows the sum of C1 and the state, is folded into C1, the C3 before it
+  and the reads of the state.
+- v1: ``C1(BN(conv3(z)))`` becomes one 1x1 conv of z, which has a quarter of the
+  residual's channels, unless a plugin comes in between.
+- The read of h_0 = 0 becomes a constant, and the read of the last state a part of
+  MobileNetV2's last conv.
+- Additions overwrite one of the maps that they add.
 """
 
 from collections import Counter
@@ -34,20 +34,20 @@ from ..backbones.xception import Xception
 from ..layers.plugins import plugin_names
 from ..rla import RLA, RLAUnit, last_conv
 
-#: Networks whose norms do not follow the conv that is registered before them.
+#: Networks whose norms come before their convs.
 _PRE_ACTIVATED = (DenseNetBC, PreActResNet)
 
 
 def _add(y: Tensor, other: Tensor) -> Tensor:
-    """The sum, in y where no gradient is asked for and the shapes are equal."""
+    """The sum, written into y unless y needs a gradient."""
     return y + other if y.requires_grad else y.add_(other)
 
 
 class _HalvingFunction(torch.autograd.Function):
-    """Average pooling as ONNX's operator with pads at the end, without ceil_mode.
+    """Average pooling, exported with padding at the end instead of ``ceil_mode``.
 
-    The same numbers, but ONNX Runtime can tell that its output is of the size of a
-    strided conv's: what it needs to fuse additions when the images' size is open.
+    The numbers are the same. But for images of any size ONNX Runtime can tell that the
+    output has the size of a strided conv's, which it must know to fuse additions.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ class _HalvingFunction(torch.autograd.Function):
 
 
 class _Pool(nn.AvgPool2d):
-    """Average pooling that rounds sizes up, as it is exported best."""
+    """Average pooling that rounds sizes up, in the form best exported."""
 
     def forward(self, h: Tensor) -> Tensor:
         """(N, k, H, W) to (N, k, H', W')."""
@@ -72,10 +72,10 @@ class _Pool(nn.AvgPool2d):
 
 
 class _FoldedUnit(RLAUnit):
-    """A unit of convs and tanh alone.
+    """A unit without norms: convs and tanh.
 
-    With BN_t(a) = s_t a + b_t it carries s_{t+1} h_t: C1 has s_t and b_t in it, C3
-    has s_{t+1}, and what reads the state divides by it. h_0 = 0 is None.
+    With BN_t(a) = s_t a + b_t its state is s_{t+1} h_t. C1 contains s_t and b_t, C3
+    contains s_{t+1}, and the reads divide by it. h_0 = 0 is None.
     """
 
     def advance(self, t: int, update: Tensor, h: Optional[Tensor]) -> Tensor:
@@ -86,25 +86,25 @@ class _FoldedUnit(RLAUnit):
 
 
 class _Deployed(RLA):
-    """What the deployed forms share: plain blocks, no read of h_0.
+    """Base of the deployed forms: no read of h_0, and a C1 and a C3 for each block.
 
-    ``of_z`` of a unit says which of its C1, one a block here, read what the last
-    conv of the block reads.
+    ``of_z`` of a unit says for each block whether its C1 reads z, the input of the
+    block's last conv, instead of the residual.
     """
 
     def zero_state(self, x: Tensor) -> Any:
-        """h_0: None where that is a constant."""
+        """h_0: None where norms are folded."""
         folded = isinstance(self.rla[0], _FoldedUnit)
         return None if folded else super().zero_state(x)
 
     def read_of(self, i: int, t: int, h: Any) -> Optional[Tensor]:
-        """The addend of block t of layer i; None for what is folded."""
+        """What block t of layer i reads of h; None for the first block."""
         unit, index = self.unit_of(i, t)
         return None if (i, t) == (0, 0) else unit.read_of(index, h)
 
 
 class _DeployedMobileNetV2(_Deployed, RLAOverMobileNetV2):
-    """MobileNetV2: the constant that h_0 gives is in the first linear conv's bias."""
+    """MobileNetV2: the read of h_0 is in the bias of the first linear conv."""
 
     def step(self, i: int, t: int, x: Tensor, h: Any) -> Tuple[Tensor, Any]:
         """As :meth:`mmrla.models.RLA.step`."""
@@ -113,7 +113,7 @@ class _DeployedMobileNetV2(_Deployed, RLAOverMobileNetV2):
         read = self.read_of(i, t, h)
         folded = isinstance(convs_of(block)[-1].norm, nn.Identity)
         if self.source == 'output' and folded and not plugin_names(block, 3):
-            # One addition for each of the two convs that are added to.
+            # So each of the two convs is followed by one addition.
             y, identity = self.branch(block, x, None)
             x = y if identity is None else _add(y, identity)
             x = x if read is None else _add(x, read)
@@ -123,7 +123,7 @@ class _DeployedMobileNetV2(_Deployed, RLAOverMobileNetV2):
         return x, unit(index, y if self.source == 'residual' else x, h)
 
     def last_outputs(self, x: Tensor, state: Any) -> List[Tensor]:
-        """As upstream's, ``conv2`` reads x and the last state side by side."""
+        """The outputs after the blocks, with one ``conv2`` of concat(x, h)."""
         if not self.runs_last_conv or not self.exchange or self.rla[-1].last.conv:
             return super().last_outputs(x, state)
         last = self.rla[-1].last
@@ -133,7 +133,7 @@ class _DeployedMobileNetV2(_Deployed, RLAOverMobileNetV2):
 
 
 class _DeployedResNet(_Deployed, RLAOverResNet):
-    """ResNets: for v1 C1 joins the conv before it."""
+    """ResNets: for v1, C1 and the conv before it are one."""
 
     def step(self, i: int, t: int, x: Tensor, h: Any) -> Tuple[Tensor, Any]:
         """As :meth:`mmrla.models.RLA.step`."""
@@ -157,7 +157,7 @@ class _DeployedResNet(_Deployed, RLAOverResNet):
 
 
 def _conv_like(source: Any, weight: Tensor, bias: Optional[Tensor]) -> nn.Conv2d:
-    """A conv like ``source``, ungrouped, with another weight (C', C, kH, kW)."""
+    """A conv like ``source``, without groups, of weight (C', C, kH, kW) and bias."""
     conv = nn.Conv2d(
         weight.shape[1],
         weight.shape[0],
@@ -180,14 +180,14 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def _product(compress: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d:
-    """One conv of z, k output channels, for compress(conv(z))."""
+    """compress(conv(z)) as one conv of z with k output channels."""
     c1 = compress.weight.flatten(1)
     weight = torch.einsum('kc,czhw->kzhw', c1, conv.weight)
     return _conv_like(conv, weight, _bias(compress) + c1 @ _bias(conv))
 
 
 def _norm_of_sum(backbone: RLA, block: Any) -> Any:
-    """The norm behind the sum of mixing conv and read."""
+    """The norm after the sum of mixing conv and read."""
     if isinstance(backbone, RLAOverResNet):
         return block.norm1
     if isinstance(backbone, RLAOverMobileNetV2):
@@ -197,7 +197,7 @@ def _norm_of_sum(backbone: RLA, block: Any) -> Any:
 
 
 def _affine(norm: Any) -> Optional[Tuple[Tensor, Tensor]]:
-    """s and b of BN(a) = s a + b, (C, ) each; None for another norm."""
+    """s and b of BN(a) = s a + b in eval mode, (C, ) each; None for other norms."""
     if not isinstance(norm, _BatchNorm) or norm.running_var is None:
         return None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -205,14 +205,14 @@ def _affine(norm: Any) -> Optional[Tuple[Tensor, Tensor]]:
 
 
 def _scale(read: nn.Module, norm: Any) -> None:
-    """Let a read be added behind a norm instead of before it."""
+    """Scale a read so that it can be added after a norm instead of before it."""
     affine = _affine(norm)
     if affine is not None:
         last_conv(read).weight.mul_(affine[0][:, None, None, None])
 
 
 def _scale_reads(backbone: Any) -> None:
-    """What :func:`_fold_norms` does to the convs that the reads join, for the reads."""
+    """Scale all reads as :func:`_fold_norms` scales the convs they are added to."""
     for i, layer in enumerate(backbone.layers_of_blocks):
         for t, block in enumerate(layer):
             unit, index = backbone.unit_of(i, t)
@@ -224,10 +224,10 @@ def _scale_reads(backbone: Any) -> None:
 
 
 def _fold_norms(model: nn.Module) -> None:
-    """mmcv's folding, but where a conv is not followed by one norm of its own.
+    """Fold norms as mmcv does, but leave convs without a norm of their own after them.
 
-    In pre-activated networks norms come before their convs; heads with a norm for
-    each level (``RetinaSepBNHead``) have several for one conv.
+    In pre-activated networks norms come before their convs. Heads with norms for each
+    level (``RetinaSepBNHead``) have several for one conv.
     """
     owners: Dict[nn.Module, int] = Counter(
         child
@@ -267,7 +267,7 @@ def is_product(conv: nn.Module) -> bool:
 
 
 def _unshare(unit: Any) -> None:
-    """Give each block of a unit a C1 and a C3 of its own."""
+    """Give each block of a unit its own copy of C1 and C3."""
     updates = range(unit.num_updates)
     for name in ('compress', 'recurrent'):
         of = getattr(unit, f'{name}_of')
@@ -280,7 +280,7 @@ def _unshare(unit: Any) -> None:
 
 
 def _fold_state_norms(backbone: Any) -> None:
-    """Fold BN_t of all units, where each of them is an invertible affine map."""
+    """Fold the BN_t of all units, provided that all are invertible affine maps."""
     steps = [
         backbone.unit_of(i, t)
         for i, layer in enumerate(backbone.layers_of_blocks)
@@ -314,12 +314,12 @@ def _fold_state_norms(backbone: Any) -> None:
 
 
 def first_conv(read: nn.Module) -> nn.Conv2d:
-    """The conv that begins a read of h."""
+    """The first conv of a read."""
     return next(m for m in read.modules() if isinstance(m, nn.Conv2d))
 
 
 def _join_compress(backbone: Any) -> None:
-    """Make C1 of a ResNet's residual a conv of what the last conv reads."""
+    """Merge each C1 that reads the residual of a ResNet with the block's last conv."""
     for i, layer in enumerate(backbone.layers_of_blocks):
         unit, _ = backbone.unit_of(i, 0)
         for t, block in enumerate(list(layer)[: unit.num_updates]):
@@ -332,7 +332,7 @@ def _join_compress(backbone: Any) -> None:
 
 
 def _fold_zero_state(backbone: Any) -> None:
-    """The first block reads h_0 = 0: zero in a ResNet, a constant in MobileNetV2."""
+    """Add the read of h_0 = 0 to a bias in MobileNetV2; in a ResNet it is zero."""
     unit, _ = backbone.unit_of(0, 0)
     if unit.read is None or not isinstance(backbone, RLAOverMobileNetV2):
         return
@@ -344,7 +344,7 @@ def _fold_zero_state(backbone: Any) -> None:
 def _join_last_read(backbone: Any) -> None:
     """Make the read of the last state of MobileNetV2 a part of ``conv2``.
 
-    Maps are smallest there, and ReLU6 behind a conv is what runtimes fuse.
+    The maps to concatenate are small, and runtimes fuse the ReLU6 with the conv.
     """
     last = backbone.rla[-1].last
     if last is None or not isinstance(backbone.conv2.norm, nn.Identity):
@@ -356,7 +356,7 @@ def _join_last_read(backbone: Any) -> None:
 
 
 def _deploy(backbone: Any) -> None:
-    """Give a backbone, its norms folded, its deployed form."""
+    """Switch a backbone with folded norms to its deployed form."""
     if not isinstance(backbone, (RLAOverResNet, RLAOverMobileNetV2)):
         return
     for unit in backbone.rla:
@@ -370,24 +370,24 @@ def _deploy(backbone: Any) -> None:
         _fold_zero_state(backbone)
         _join_last_read(backbone)
     cls = type(backbone)
-    # The class alone changes: a copy of the copy is deployed, too.
+    # Only the class changes, so copies are deployed, too.
     backbone.__class__ = type(f'Deployed{cls.__name__}', (form, cls), {})
 
 
 def switch_to_deploy(model: nn.Module, only_rla: bool = False) -> nn.Module:
-    """An equivalent copy of ``model`` for inference.
+    """Make an equivalent copy of a network for inference.
 
     Args:
-        model: A backbone, classifier or detector, with or without RLA. It is
-            not changed.
-        only_rla: Whether all but RLA backbones stays as it is. Defaults to False:
-            norms of necks, heads and plain backbones are folded too, as mmcv does,
-            where a norm registered behind a conv follows it.
+        model: A backbone, classifier or detector, with or without RLA. It is not
+            changed.
+        only_rla (bool): Whether to leave everything but RLA backbones as it is. With
+            False the norms of necks, heads and plain backbones are folded too, on
+            mmcv's assumption that a norm registered after a conv follows it.
+            Defaults to False.
 
     Returns:
-        The copy, in eval mode, without gradients. Its outputs equal the
-        model's up to rounding. Its ``state_dict`` loads into another deployed
-        copy of the same config.
+        The copy, in eval mode and without gradients. Its outputs equal the model's up
+        to rounding. Its ``state_dict`` fits other deployed copies of the same config.
     """
     model = deepcopy(model)
     model.train(False)
@@ -406,5 +406,5 @@ def switch_to_deploy(model: nn.Module, only_rla: bool = False) -> nn.Module:
 
 
 def rla_backbones(model: nn.Module) -> List[RLA]:
-    """The backbones in a network that have a hidden state."""
+    """The backbones of a network that have a hidden state."""
     return [m for m in model.modules() if isinstance(m, RLA) and m.rla is not None]

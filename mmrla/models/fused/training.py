@@ -1,9 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Training form: a widening 1x1 conv, its norm and C1 as one autograd function.
+"""Fused training form: a widening 1x1 conv, its norm and C1 as one autograd function.
 
-The conv is a product, u = W z, and z has a fraction of u's channels. Whatever is
-linear in u follows from z: the gradients through the norm, and C1 of the normalised
-u. The function keeps z alone for the backward pass.
+The conv is a product, u = W z, where z has a fraction of u's channels. Everything that
+is linear in u follows from z: the gradients through the norm, and C1 of the normalised
+u. So the function keeps only z for the backward pass.
 """
 
 from typing import Any, List, Optional, Tuple
@@ -20,20 +20,20 @@ from ..layers.plugins import apply_plugins, plugin_names
 from ..rla import RLA
 from .deploy import is_product
 
-#: Pixels (of all images) for each channel of z from which on products of weights,
-#: C1 W and W^T W, cost less than the passes over maps that they save.
+#: Pixels, over all images, per channel of z: with fewer, the products of weights, C1 W
+#: and W^T W, cost more than the passes over maps that they save.
 _PIXELS_PER_CHANNEL = 32
 
 
 class _ConvNorm(torch.autograd.Function):
-    """``y = norm(u)``, ``u = conv(z)``, and the norm's mean and 1/std; keeps z only.
+    """``y = norm(u)`` of ``u = conv(z)``, with the norm's mean and 1/std; keeps only z.
 
     With xhat = (u - mean) / std over n pixels, the gradient of u is
-    gamma / std * (grad_y - sum(grad_y) / n - xhat * sum(grad_y * xhat) / n). It is
-    not computed: conv's gradients are products with z of grad_y, of 1 and of
-    u = W z, the last with z's Gram matrix sum(z z^T); sum(grad_y * u) is the
-    diagonal of sum(grad_y z^T) W^T. Means are taken off z, before products with W
-    round.
+    gamma / std * (grad_y - sum(grad_y) / n - xhat * sum(grad_y * xhat) / n). It is not
+    computed. The gradients of the conv are products of z with grad_y, with 1 and with
+    u = W z. The last one needs the Gram matrix sum(z z^T), and sum(grad_y * u) is the
+    diagonal of sum(grad_y z^T) W^T. Means are subtracted from z, as products with W
+    would round them.
     """
 
     @staticmethod
@@ -63,7 +63,7 @@ class _ConvNorm(torch.autograd.Function):
         ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_invstd: Tensor
     ) -> Tuple[Optional[Tensor], ...]:
         z, weight, gamma, mean, invstd = ctx.saved_tensors
-        # Whatever autocast is on: sums of products are beyond half precision.
+        # Without autocast: sums of products exceed half precision.
         with torch.autocast(z.device.type, enabled=False):
             w, scale = weight[:, :, 0, 0], gamma * invstd
             grad_z, product = _conv_backward(grad_y, z, w * scale[:, None])
@@ -76,7 +76,7 @@ class _ConvNorm(torch.autograd.Function):
                 z_mean = z.mean((0, 2, 3))
                 product = product - grad_beta[:, None] * z_mean
                 grad_gamma = (product * w).sum(1) * invstd
-                # Through mean and 1/std: slope * (u - mean) + offset more for u.
+                # Through mean and 1/std u gets another slope * (u - mean) + offset.
                 slope = -(scale * grad_gamma + grad_invstd * invstd**2)
                 slope = (slope * invstd / pixels)[:, None]
                 offset = (grad_mean - scale * grad_beta) / pixels
@@ -94,7 +94,7 @@ class _ConvNorm(torch.autograd.Function):
 def _conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, needs_input: bool = True
 ) -> Tuple[Tensor, Tensor]:
-    """Gradients of a 1x1 conv's input, (N, C, H, W), and of its weight, (C', C)."""
+    """Gradients of the input, (N, C, H, W), and weight, (C', C), of a 1x1 conv."""
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad,
         x,
@@ -114,17 +114,17 @@ def _conv_backward(
 def _compress_scaled(
     compress: Tensor, factor: Tensor, weight: Tensor, bias: Tensor, z: Tensor
 ) -> Tensor:
-    """C1 of ``factor * (weight z + bias)``: a 1x1 conv of z of its own for each image.
+    """C1 of ``factor * (weight z + bias)``, as a 1x1 conv of z for each image.
 
     Args:
-        compress: C1's weight, (k, C).
-        factor: By how much attention scales, (N, C).
-        weight: The weight of the conv before, (C, C').
-        bias: Its bias, (C, ).
-        z: What that conv reads, (N, C', H, W).
+        compress: Weight of C1, (k, C).
+        factor: Factors of the attention, (N, C).
+        weight: Weight of the conv before the attention, (C, C').
+        bias: Bias of that conv, (C, ).
+        z: Input of that conv, (N, C', H, W).
 
     Returns:
-        (N, k, H, W), in the layout of z.
+        (N, k, H, W), in the memory format of z.
     """
     of_z = (compress * factor[:, None]) @ weight  # (N, k, C')
     offset = (factor * bias) @ compress.t()  # (N, k)
@@ -137,7 +137,7 @@ def _compress_scaled(
 
 
 def _fits(conv: nn.Module, norm: nn.Module) -> bool:
-    """Whether a conv widens and its norm is a batch norm with statistics."""
+    """Whether a 1x1 conv at least doubles channels, and a batch norm follows it."""
     return (
         is_product(conv)
         and conv.bias is None
@@ -150,7 +150,7 @@ def _fits(conv: nn.Module, norm: nn.Module) -> bool:
 
 
 def _pays_off(z: Tensor) -> bool:
-    """Whether gradients are asked for, of enough pixels."""
+    """Whether z needs a gradient and has enough pixels."""
     return (
         torch.is_grad_enabled()
         and z.requires_grad
@@ -159,7 +159,7 @@ def _pays_off(z: Tensor) -> bool:
 
 
 def _apply(conv: Any, norm: Any, z: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """The norm of the conv, (N, C, H, W), and its mean and 1/std, (C, )."""
+    """norm(conv(z)), (N, C, H, W), and the norm's mean and 1/std, (C, ) each."""
     if norm.training:
         norm.num_batches_tracked.add_(1)
     statistics = norm.running_mean, norm.running_var
@@ -168,12 +168,15 @@ def _apply(conv: Any, norm: Any, z: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
 
 
 def conv_norm(conv: Any, norm: Any, z: Tensor) -> Tensor:
-    """``norm(conv(z))``, (N, C, H, W).
+    """Compute ``norm(conv(z))``.
 
     Args:
-        conv: A 1x1 conv that widens.
+        conv: A 1x1 conv with at least twice as many outputs as inputs.
         norm: The batch norm after it.
-        z: What the conv reads, (N, C', H, W), float32 or float64.
+        z: Input of the conv, (N, C', H, W), float32 or float64.
+
+    Returns:
+        (N, C, H, W).
     """
     return _apply(conv, norm, z)[0] if _pays_off(z) else norm(conv(z))
 
@@ -181,20 +184,20 @@ def conv_norm(conv: Any, norm: Any, z: Tensor) -> Tensor:
 def conv_norm_compress(
     conv: Any, norm: Any, attention: Optional[nn.Module], compress: Any, z: Tensor
 ) -> Tuple[Tensor, Tensor]:
-    """``y = attention(norm(conv(z)))`` and ``compress(y)``.
+    """Compute ``y = attention(norm(conv(z)))`` and ``compress(y)``.
 
     Args:
-        conv: A 1x1 conv that widens.
+        conv: A 1x1 conv with at least twice as many outputs as inputs.
         norm: The batch norm after it.
-        attention: Channel attention after that, or None.
+        attention: The channel attention after the norm; None for none.
         compress: C1.
-        z: What the conv reads, (N, C', H, W), float32 or float64.
+        z: Input of the conv, (N, C', H, W), float32 or float64.
 
     Returns:
         y, (N, C, H, W), and C1(y), (N, k, H, W).
     """
     y, mean, invstd = _apply(conv, norm, z)
-    # y = scale * conv(z) + shift, for each channel; C1(y) is a conv of z.
+    # norm(conv(z)) = scale * conv(z) + shift, so C1 of it is a conv of z.
     scale = norm.weight * invstd
     shift = norm.bias - scale * mean
     w, c1 = conv.weight.flatten(1), compress.weight.flatten(1)
@@ -207,10 +210,10 @@ def conv_norm_compress(
 
 
 class _FusedResNet(RLAOverResNet):
-    """Bottlenecks whose last conv, norm and, for v1 and v2, C1 are one function."""
+    """Bottlenecks with one function for the last conv, its norm and (v1, v2) C1."""
 
     def end(self, block: nn.Module, y: Tensor) -> Tensor:
-        """The last conv, its norm and plugins."""
+        """The last conv with its norm and plugins."""
         if not self._is_fused(block):
             return super().end(block, y)
         return apply_plugins(block, 3, conv_norm(block.conv3, block.norm3, y))
@@ -233,7 +236,7 @@ class _FusedResNet(RLAOverResNet):
         y = block.conv1(x)
         read = unit.read_of(index, h)
         z = self.middle(block, y if read is None else y + read)
-        # A conv of z for each image, for its scales, must cost less than C1.
+        # With attention C1 is a conv per image, whose weights must cost less than C1.
         large = not attention or z.shape[2] * z.shape[3] >= 4 * z.shape[1]
         if not (_pays_off(z) and large):
             y = self.end(block, z)
@@ -247,7 +250,7 @@ class _FusedResNet(RLAOverResNet):
             z,
         )
         y = block.drop_path(y) if hasattr(block, 'drop_path') else y
-        # Nothing keeps y: the sum may overwrite it.
+        # In place, as y is not kept for gradients.
         y += self.shortcut(block, x)
         return block.relu(y), unit.advance(index, update, h)
 
@@ -257,15 +260,15 @@ class _FusedResNet(RLAOverResNet):
 
 
 def _attention(block: nn.Module) -> List[nn.Module]:
-    """What stands behind a block's last norm."""
+    """The plugins after a block's last norm."""
     return [getattr(block, name) for name in plugin_names(block, 3)]
 
 
 class _FusedMobileNetV2(RLAOverMobileNetV2):
-    """Inverted residuals whose expansion conv and norm are one function."""
+    """Inverted residuals with one function for the expansion conv and its norm."""
 
     def expand(self, conv: nn.Module, x: Tensor) -> Tensor:
-        """A conv module before the linear one."""
+        """Run the expansion or the depthwise conv, with norm and activation."""
         if not (conv.with_norm and _fits(conv.conv, conv.norm)):
             return conv(x)
         y = conv_norm(conv.conv, conv.norm, x)
@@ -276,19 +279,19 @@ _FORMS = ((RLAOverResNet, _FusedResNet), (RLAOverMobileNetV2, _FusedMobileNetV2)
 
 
 def switch_to_fused_training(model: nn.Module) -> int:
-    """Let the RLA backbones of a network train in the fused form, in place.
+    """Switch the RLA backbones of a network to the fused training form, in place.
 
-    The same parameters, the same numbers to rounding, less memory: of a bottleneck's
-    end only the narrow map is kept. It asks for eager float32 (no autocast, no
-    ``torch.compile``, no export); hooks on the last conv, its norm and C1 do not
-    fire. ``custom_hooks=[dict(type='FusedTrainingHook')]`` does it in a config.
+    Parameters stay the same, numbers too, up to rounding. It takes less memory: of the
+    end of a bottleneck only the narrow map is kept. It needs eager float32, without
+    autocast, ``torch.compile`` or export. Hooks on the last conv, its norm and C1 are
+    not called. In a config use ``custom_hooks=[dict(type='FusedTrainingHook')]``.
 
     Args:
         model: A backbone, classifier or detector.
 
     Returns:
-        The number of backbones that have a fused form: ResNets with bottlenecks
-        and MobileNetV2; others stay as they are.
+        The number of backbones that were switched. ResNets with bottlenecks and
+        MobileNetV2 have a fused form; others stay as they are.
     """
     if is_model_wrapper(model):
         model = model.module
@@ -299,7 +302,7 @@ def switch_to_fused_training(model: nn.Module) -> int:
         for family, form in _FORMS:
             if isinstance(module, family) and not isinstance(module, form):
                 cls = type(module)
-                # The class alone changes: weights, names and copies stay.
+                # Only the class changes: weights and names stay.
                 module.__class__ = type(f'Fused{cls.__name__}', (form, cls), {})
                 count += 1
     return count

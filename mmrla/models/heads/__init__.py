@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Heads, for mmpretrain."""
+"""Heads of classifiers, for mmpretrain."""
 
 from .rla_head import RLALinearClsHead
 

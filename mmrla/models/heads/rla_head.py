@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The linear classifier of main features and last hidden state."""
+"""The linear classifier of main features and hidden state."""
 
 from typing import Any, Dict
 
@@ -8,8 +8,8 @@ from mmengine.registry import MODELS
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor
 
-#: What the last layer is called in files of torchvision and timm, of the CIFAR
-#: ResNets, and of torchvision's MobileNetV2.
+#: Names of the last layer, beside ``fc``, in files of torchvision, timm and the CIFAR
+#: ResNets.
 _PLAIN_NAMES = ('linear', 'classifier', 'classifier.1')
 
 
@@ -17,17 +17,15 @@ _PLAIN_NAMES = ('linear', 'classifier', 'classifier.1')
 class RLALinearClsHead(LinearClsHead):
     """mmpretrain's LinearClsHead for main features and hidden state.
 
-    The weights of a plain classifier are extended by zeros for the hidden state:
-    it starts with the scores that it had. ``init_cfg`` takes a file of
-    torchvision, timm or the CIFAR ResNets as well, whose last layer is called
-    ``fc``, ``linear`` or ``classifier``.
+    When it loads the weights of a plain classifier, it adds zeros for the hidden state,
+    so the scores stay as they were. ``init_cfg`` may also name a file of torchvision,
+    timm or the CIFAR ResNets, whose last layer is ``fc``, ``linear`` or ``classifier``.
 
     Args:
         num_classes (int): Number of classes.
         in_channels (int): Channels C of the main features.
-        rla_channels (int): Channels k of the hidden state, what
-            :class:`mmrla.models.RLANeck` appends; 0 for the plain head.
-            Defaults to 32.
+        rla_channels (int): Channels k of the hidden state, as in
+            :class:`mmrla.models.RLANeck`; 0 for the plain head. Defaults to 32.
         **kwargs: Arguments of mmpretrain's LinearClsHead.
     """
 

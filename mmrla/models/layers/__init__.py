@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Layers that plug into blocks."""
+"""Attention modules, plugins and recurrent cells."""
 
 from .attention import CBAM, ChannelAttention, ECALayer, SELayer
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Plugins in the blocks of networks that have none, as mmdet's ResNet has them."""
+"""Plugins, as in mmdet's ResNet, for the blocks of networks without them."""
 
 from typing import Any, Iterable, List, Optional, Sequence
 
@@ -14,16 +14,16 @@ def add_plugins(
     channels: Sequence[Sequence[int]],
     plugins: Optional[Sequence[dict]],
 ) -> None:
-    """Put plugin layers behind the last norm (or conv) of the blocks.
+    """Add plugin layers at the end of the residual branches of blocks.
 
     Args:
         layers: The layers of blocks.
         channels: Channels of each block's residual, layer by layer.
-        plugins: As mmdet's ResNet takes them: ``cfg``, ``position`` (only
-            'after_conv3') and, optionally, ``stages``, whether each layer has it.
+        plugins: Dicts with ``cfg``, ``position`` ('after_conv3') and, optionally,
+            ``stages``: for each layer whether its blocks have the plugin.
 
     Raises:
-        ValueError: For another position, or a wrong number of ``stages``.
+        ValueError: For another position, or too few ``stages``.
     """
     for i, (layer, widths) in enumerate(zip(layers, channels)):
         add_layer_plugins(i, len(layers), layer, widths, plugins)
@@ -53,18 +53,21 @@ def add_layer_plugins(
 def check_plugins(
     plugins: Optional[Sequence[dict]], num_layers: int, positions: Sequence[str]
 ) -> None:
-    """Raise ValueError unless ``plugins`` is what mmdet's ResNet takes.
+    """Check that ``plugins`` has the form that mmdet's ResNet takes.
 
     Args:
         plugins: The argument of a network.
-        num_layers: Layers of blocks, each with an entry of ``stages``.
-        positions: The allowed values of ``position``.
+        num_layers: Number of layers of blocks, each with an entry in ``stages``.
+        positions: Allowed values of ``position``.
+
+    Raises:
+        ValueError: If it has not.
     """
     if not isinstance(plugins, (list, tuple, type(None))):
         raise ValueError(f'plugins={plugins!r} is not a list of dicts')
     for plugin in plugins or ():
         if not isinstance(plugin, dict) or not {'cfg', 'position'} <= set(plugin):
-            raise ValueError(f"plugins entry {plugin!r} has no 'cfg' and 'position'")
+            raise ValueError(f"plugins entry {plugin!r} needs 'cfg' and 'position'")
         check_choice('position', plugin['position'], positions)
         stages = plugin.get('stages')
         if stages and len(stages) < num_layers:
@@ -75,12 +78,12 @@ def check_plugins(
 
 
 def plugin_names(block: nn.Module, position: int) -> List[str]:
-    """Names of the plugins of a block behind conv 1, 2 or 3."""
+    """Names of a block's plugins after conv 1, 2 or 3."""
     return getattr(block, f'after_conv{position}_plugin_names', [])
 
 
 def apply_plugins(block: nn.Module, position: int, y: Tensor) -> Tensor:
-    """y, (N, C, H, W), through the plugins of a block behind conv 1, 2 or 3."""
+    """Run a block's plugins after conv 1, 2 or 3 on y, (N, C, H, W)."""
     for name in plugin_names(block, position):
         y = getattr(block, name)(y)
     return y

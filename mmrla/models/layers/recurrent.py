@@ -1,23 +1,23 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What recurs along depth: C3 of Eq. 11, and the cells of the ablations."""
+"""The recurrent conv C3 of Eq. 11, and the cells of the ablations."""
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice
 
-#: The paper's ConvRNN and its ablations (e), (d); ConvGRU is the released code's.
+#: The paper's cell, its ablations (e) and (d), and the released code's ConvGRU.
 CELLS = ('conv', 'post-act', 'convlstm', 'convgru')
 
-#: Kinds of the recurrent 3x3 conv C3.
+#: Kinds of C3: 3x3, depthwise 3x3, depthwise 3x3 followed by 1x1.
 RECURRENT_CONVS = ('full', 'depthwise', 'separable')
 
 
 class ConvLSTMCell(nn.Module):
-    """ConvLSTM without bias, gates in the order i, f, o, g (Figure 6).
+    """ConvLSTM without bias (ablation (d), Figure 6); gates in the order i, f, o, g.
 
     Args:
-        channels (int): Channels k of input, hidden state and cell state.
+        channels (int): Channels k of the input, the hidden state and the cell state.
     """
 
     def __init__(self, channels: int) -> None:
@@ -25,19 +25,27 @@ class ConvLSTMCell(nn.Module):
         self.gates = nn.Conv2d(2 * channels, 4 * channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
-        """Next state, h and c side by side (N, 2k, H, W), of x, (N, k, H, W)."""
+        """The next state, concat(h, c), from the input x and the state.
+
+        Args:
+            x: Input (N, k, H, W).
+            state: concat(h, c), (N, 2k, H, W), or zeros of shape (N, 2k, 1, 1).
+
+        Returns:
+            The next state, (N, 2k, H, W).
+        """
         h, c = state.chunk(2, dim=1)
-        h = torch.zeros_like(x) + h  # h_0 may come as zeros of shape (N, k, 1, 1)
+        h = torch.zeros_like(x) + h  # a map, if h_0 is (N, k, 1, 1)
         i, f, o, g = self.gates(torch.cat((x, h), dim=1)).chunk(4, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat((torch.sigmoid(o) * torch.tanh(c), c), dim=1)
 
 
 class ConvGRUCell(nn.Module):
-    """ConvGRU with bias and group norm, gates in the order r, u.
+    """ConvGRU with bias and group norm; gates in the order r, u.
 
     Args:
-        channels (int): Channels k of input and hidden state.
+        channels (int): Channels k of the input and the hidden state.
     """
 
     def __init__(self, channels: int) -> None:
@@ -49,8 +57,13 @@ class ConvGRUCell(nn.Module):
         self.candidate_norm = nn.GroupNorm(1, channels, eps=1e-6)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Next h of the input x; both (N, k, H, W)."""
-        h = torch.zeros_like(x) + h  # h_0 may come as zeros of shape (N, k, 1, 1)
+        """The next h, (N, k, H, W), from the input x and h.
+
+        Args:
+            x: Input (N, k, H, W).
+            h: Hidden state (N, k, H, W), or zeros of shape (N, k, 1, 1).
+        """
+        h = torch.zeros_like(x) + h  # a map, if h_0 is (N, k, 1, 1)
         r, u = self.gates(torch.cat((x, h), dim=1)).chunk(2, dim=1)
         r = torch.sigmoid(self.reset_norm(r))
         u = torch.sigmoid(self.update_norm(u))
@@ -59,13 +72,13 @@ class ConvGRUCell(nn.Module):
 
 
 def build_recurrent(cell: str, channels: int, kind: str = 'full') -> nn.Module:
-    """The module that recurs along depth: C3, or an LSTM or GRU cell.
+    """Build the module that recurs along depth: C3, or an LSTM or GRU cell.
 
     Args:
-        cell: One of :data:`CELLS`.
-        channels: Channels k of the hidden state.
-        kind: One of :data:`RECURRENT_CONVS`; for the cells ``conv`` and
-            ``post-act``.
+        cell (str): One of :data:`CELLS`.
+        channels (int): Channels k of the hidden state.
+        kind (str): Kind of C3, one of :data:`RECURRENT_CONVS`; LSTM and GRU ignore it.
+            Defaults to 'full'.
 
     Raises:
         ValueError: For an unknown cell or kind.

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Joins main features and the last hidden state, and pools them."""
+"""The neck of a classifier: joins main features and hidden state, and pools them."""
 
 from typing import Optional, Sequence, Tuple
 
@@ -13,12 +13,12 @@ from ..wiring import WiringRecord
 
 
 class HiddenStateOutput(WiringRecord):
-    """act(norm(h)) of the last hidden state.
+    """Norm and activation of the last hidden state.
 
     Args:
         rla_channels (int): Channels k of the hidden state.
-        norm_cfg (dict, optional): Config of the norm, None for none.
-        act_cfg (dict, optional): Config of the activation, None for none.
+        norm_cfg (dict, optional): Config of the norm; None for none.
+        act_cfg (dict, optional): Config of the activation; None for none.
     """
 
     def __init__(
@@ -37,24 +37,24 @@ class HiddenStateOutput(WiringRecord):
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
 
     def forward(self, h: Tensor) -> Tensor:
-        """(N, k, H, W) to the same shape."""
+        """act(norm(h)), (N, k, H, W)."""
         return self.act(self.norm(h))
 
 
 @MODELS.register_module()
 class RLANeck(BaseModule):
-    """Pools x and act(norm(h)) globally and concatenates them (Section 3.3, 4).
+    """Global average pooling of concat(x, act(norm(h))) (Sections 3.3 and 4).
 
-    Takes what an RLA backbone with ``return_hidden=True`` returns.
+    For an RLA backbone with ``return_hidden=True``.
 
     Args:
-        rla_channels (int): Channels k of the hidden state; 0 for a backbone
-            without one.
-        norm_cfg (dict, optional): Config of the norm of h. None (with
-            ``act_cfg=None``) for the cells whose last state is used as it is.
-            Defaults to BN.
-        act_cfg (dict, optional): Config of the activation of h. Defaults to
-            ReLU.
+        rla_channels (int): Channels k of the hidden state; 0 for a backbone without
+            one. Defaults to 32.
+        norm_cfg (dict, optional): Config of the norm of h; None for none. Defaults to
+            BN.
+        act_cfg (dict, optional): Config of the activation of h; None for none. In
+            ablations (d) and (e) and with ConvGRU both are None. Defaults to ReLU.
+        init_cfg (dict, optional): As in BaseModule. Defaults to None.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class RLANeck(BaseModule):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor]:
-        """Pooled features.
+        """Pool and concatenate.
 
         Args:
-            inputs: Outputs of a backbone; the last two are x, (N, C, H, W),
-                and h, (N, k, H, W); without a hidden state the last is x.
+            inputs: Outputs of the backbone. The last two are x, (N, C, H, W), and h,
+                (N, k, H, W); with ``rla_channels=0`` the last one is x.
 
         Returns:
-            One tensor (N, C + k) in a tuple.
+            A tuple of one tensor, (N, C + k).
         """
         if self.hidden is None:
             return (inputs[-1].mean((2, 3)),)
         x, h = inputs[-2], self.hidden(inputs[-1])
-        # Pooling first concatenates vectors instead of maps.
+        # Pooled first, to concatenate vectors instead of maps.
         return (torch.cat((x.mean((2, 3)), h.mean((2, 3))), dim=1),)

@@ -147,7 +147,7 @@ def _plugin(**kwargs: Any) -> dict:
             ValueError,
             r'stages=\(True,\) needs one .* 4 layers',
         ),
-        (dict(plugins=[dict(cfg={})]), ValueError, r"has no 'cfg' and 'position'"),
+        (dict(plugins=[dict(cfg={})]), ValueError, r"needs 'cfg' and 'position'"),
         (dict(plugins=dict(cfg={})), ValueError, r'is not a list of dicts'),
         (dict(integration='v7'), ValueError, r"integration='v7' is not one of .*'v6'"),
         (dict(cell='gru'), ValueError, r"cell='gru' is not one of .*'convgru'"),
