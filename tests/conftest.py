@@ -2,6 +2,7 @@
 """What several test modules use: tiny data sets, configs, released files."""
 
 import functools
+import gc
 import gzip
 import importlib.util
 import json
@@ -11,11 +12,11 @@ import socket
 import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -372,10 +373,25 @@ def released():
 
 
 @pytest.fixture(scope='session', autouse=True)
-def fast_metafiles():
-    """MMEngine parses all metafiles of upstream for each `mmdet::` base, slowly."""
-    with mock.patch.object(config_utils, 'load', functools.cache(config_utils.load)):
+def fast_configs():
+    """Leave out what takes MMEngine most of a run this small.
+
+    It formats a config's text with yapf each time it logs or dumps it, and for each
+    `mmdet::` base it parses all of mmdet's metafiles and reloads pkg_resources.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_module, 'FormatCode', lambda text, **_: (text, True))
+        patch.setattr(config_utils, 'load', functools.cache(config_utils.load))
+        is_installed = functools.cache(config_module.is_installed)
+        patch.setattr(config_module, 'is_installed', is_installed)
         yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _fast_collections():
+    """MMEngine collects garbage for each data set; imported modules are none."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

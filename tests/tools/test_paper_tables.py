@@ -1,14 +1,10 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """The paper's params and FLOPs columns, rebuilt from the configs."""
 
-import functools
 import json
 from dataclasses import replace
 
-import mmengine.config.config as config_module
-import mmengine.config.utils as config_utils
 import pytest
-from mmengine.utils import is_installed
 from torch import nn
 
 from mmrla.analysis import paper
@@ -28,11 +24,6 @@ TABLES = read_tables(DATA)
 def results():
     """All tables."""
     with pytest.MonkeyPatch.context() as patch:
-        # For each `mmpretrain::` base MMEngine reads all metafiles again (85
-        # files) and asks pkg_resources for the package.
-        cache = functools.lru_cache(maxsize=None)
-        patch.setattr(config_utils, 'load', cache(config_utils.load))
-        patch.setattr(config_module, 'is_installed', cache(is_installed))
         # What weights start with is no matter for counting.
         patch.setattr(nn.init, 'kaiming_uniform_', lambda weight, *args, **kw: weight)
         yield rebuild(CONFIGS, TABLES)
