@@ -31,7 +31,7 @@ from mmrla.engine.errors import one_line_errors  # noqa: E402
 from mmrla.engine.launch import environment_of  # noqa: E402
 from mmrla.errors import UserError  # noqa: E402
 
-CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r50-thin_fpn_1xb8-8e_digits.py'
+CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-6e_digits.py'
 DATA = Path('data/digit_scenes')  # as in the config
 BATCH_SIZE = 8  # of all processes together
 # What the demo promises for its own settings.
@@ -81,7 +81,7 @@ def run_tool(log: Path, name: str, *arguments: Any, shown: str = PROGRESS) -> No
     command = [*kind, str(ROOT / name), *map(str, arguments)]
     print(f'  {name} {" ".join(command[len(kind) + 1 :])}\n  its output: {log}')
     line = ''
-    with log.open('a') as file:
+    with log.open('a', buffering=1) as file:
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -158,7 +158,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
     make_data(params)
 
-    print('[2/4] Training a Mask R-CNN with a thin RLA-ResNet-50')
+    print('[2/4] Training a Mask R-CNN with a thin RLA-ResNet-18')
     batch = f'train_dataloader.batch_size={BATCH_SIZE // processes()}'
     resume = [] if args.fresh else ['--resume', 'auto']
     run_tool(

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'digits_bs8_8e.py'
+_base_ = 'digits_bs8_6e.py'
 
 max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs)  # validates every second epoch
