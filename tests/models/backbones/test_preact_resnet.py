@@ -123,7 +123,7 @@ def test_dual_path_adds_and_appends() -> None:
     x = torch.randn(2, 32 + 9, 8, 8)
     with torch.no_grad():
         y, identity = block.branch(x)
-        out = block(x)
+        out = block.join(y, identity)
     assert torch.equal(identity, x)
     assert y.shape[1] == 32 + 3
     assert torch.equal(out[:, :32], x[:, :32] + y[:, :32])
