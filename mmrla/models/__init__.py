@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from mmengine.registry import MODELS
 
 from .backbones.densenet_bc import DenseNetBC
-from .backbones.preact_resnet import PreActResNet, RLAPreActResNet
-from .backbones.xception import RLAXception, Xception
+from .backbones.preact_resnet import RLAPreActResNet
+from .backbones.xception import RLAXception
 from .layers import CBAM, ECALayer, SELayer
 from .necks import RLANeck
 from .pretrained import WeightsMismatchError
@@ -18,7 +18,6 @@ __all__ = [
     'CBAM',
     'DenseNetBC',
     'ECALayer',
-    'PreActResNet',
     'RLA',
     'RLANeck',
     'RLAPreActResNet',
@@ -27,7 +26,6 @@ __all__ = [
     'SELayer',
     'WeightsMismatchError',
     'WiringMismatchError',
-    'Xception',
 ]
 
 if find_spec('mmpretrain'):

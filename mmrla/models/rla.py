@@ -276,8 +276,6 @@ class RLA(BaseModule):
 
     #: Maps images (N, in_channels, H, W) to the input of the first block.
     forward_stem: Callable[[Tensor], Tensor]
-    #: Maps the output of the last block to the last output of the network.
-    finish: Callable[[Tensor], Tensor]
 
     init_cfg: Any
     #: Integrations that the blocks of the family can have.
@@ -388,6 +386,10 @@ class RLA(BaseModule):
     def zero_state(self, x: Tensor) -> Tensor:
         """h_0: zeros of shape (N, k, 1, 1), which broadcast, to save a map."""
         return x.new_zeros(x.shape[0], self.state_channels, 1, 1)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The network's last output from the last block's, (N, C, H, W); the same."""
+        return x
 
     # The network
 

@@ -1,13 +1,15 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Base classes of the plain networks that upstream does not have."""
+"""Base classes of the plain networks that upstream does not have.
+
+They have no ``forward``: :class:`mmrla.models.RLA` runs their blocks, with a hidden
+state or, with ``rla_channels=0``, without.
+"""
 
 from typing import List, Optional, Sequence, Tuple, Union
 
-import torch
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..checks import check_range
 from ..rla import INIT_CFG
@@ -16,10 +18,10 @@ from ..rla import INIT_CFG
 class PlainBackbone(BaseModule):
     """Base of the plain networks for images of 32x32.
 
-    A family builds its stem and calls :meth:`add_layer` for each stage, with blocks
-    that have what :class:`mmrla.models.RLA` needs: ``branch(x, read=None)``,
-    ``join(y, identity)``, ``mixing_conv``, ``make_read(channels, norm_cfg)`` and
-    ``out_channels``.
+    A family defines ``forward_stem`` and :meth:`stem_modules`, and calls
+    :meth:`add_layer` for each stage. Its blocks have what :class:`mmrla.models.RLA`
+    needs: ``branch(x, read=None)``, ``join(y, identity)``, ``mixing_conv``,
+    ``make_read(channels, norm_cfg)`` and ``out_channels``.
 
     Args:
         num_stages (int): Number of stages of the family.
@@ -74,26 +76,6 @@ class PlainBackbone(BaseModule):
         """The modules before the first stage, which ``frozen_stages=0`` freezes."""
         raise NotImplementedError
 
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) to the first stage's input."""
-        raise NotImplementedError
-
-    def finish(self, x: Tensor) -> Tensor:
-        """The last stage's output to the network's, (N, C, H, W); here x itself."""
-        return x
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images (N, in_channels, H, W) to the outputs (N, C, H, W) of the stages."""
-        x = self.forward_stem(x)
-        outs = []
-        for i, name in enumerate(self.res_layers):
-            x = getattr(self, name)(x)
-            if i + 1 == len(self.res_layers):
-                x = self.finish(x)
-            if i in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
-
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
@@ -114,16 +96,7 @@ class PlainBackbone(BaseModule):
 
 
 class PlainBlock(BaseModule):
-    """Base of residual blocks that can be taken apart.
-
-    Args:
-        with_cp (bool): Whether to recompute the block in the backward pass, which
-            saves memory. Defaults to False.
-    """
-
-    def __init__(self, with_cp: bool = False) -> None:
-        super().__init__()
-        self.with_cp = with_cp
+    """Base of their blocks, in the parts that :class:`mmrla.models.RLA` needs."""
 
     def branch(
         self, x: Tensor, read: Optional[Tensor] = None
@@ -134,12 +107,3 @@ class PlainBlock(BaseModule):
     def join(self, y: Tensor, identity: Optional[Tensor]) -> Tensor:
         """The block's output from residual and identity, (N, C', H', W')."""
         return y if identity is None else y + identity
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.join(*self.branch(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, out_channels, H', W')."""
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)

@@ -274,11 +274,6 @@ class DenseNetBC(BaseModule):
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.relu = nn.ReLU(inplace=True)
 
-    @property
-    def out_channels(self) -> Tuple[int, ...]:
-        """Channels of the outputs at ``out_indices``."""
-        return tuple(self.stages[i].out_channels for i in self.out_indices)
-
     def shared_weight_norms(self, p: float = 1.0) -> List[Tensor]:
         """Norms of the shared 1x1 convs, the curves of Figure 2.
 

@@ -182,10 +182,6 @@ class RLAOverMobileNetV2(RLA):
         """Images (N, 3, H, W) to (N, 32 * widen_factor, H/2, W/2)."""
         return self.conv1(x)
 
-    def finish(self, x: Tensor) -> Tensor:
-        """x itself: nothing follows the last block but ``conv2``."""
-        return x
-
     def branch(
         self, block: nn.Module, x: Tensor, read: Optional[Tensor]
     ) -> Tuple[Tensor, Optional[Tensor]]:

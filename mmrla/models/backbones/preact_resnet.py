@@ -41,8 +41,6 @@ class PreActBlock(PlainBlock):
             ReLU, as in the first block of the network and before a projection (He et
             al. 2016). Defaults to False.
         norm_cfg (dict): Config of norm layers. Defaults to BN.
-        with_cp (bool): Whether to recompute the block in the backward pass, which
-            saves memory. Defaults to False.
     """
 
     def __init__(
@@ -54,9 +52,8 @@ class PreActBlock(PlainBlock):
         identity_channels: Optional[int] = None,
         shared_activation: bool = False,
         norm_cfg: dict = dict(type='BN'),
-        with_cp: bool = False,
     ) -> None:
-        super().__init__(with_cp)
+        super().__init__()
         self.out_channels = self.residual_channels = widths[-1]
         self.shared_activation = shared_activation
         self.num_convs = len(widths)
@@ -221,7 +218,6 @@ class PreActResNet(PlainBackbone):
                     identity_channels=identity_channels if project else None,
                     shared_activation=project or (i == 0 and t == 0),
                     norm_cfg=self.norm_cfg,
-                    with_cp=self.with_cp,
                 )
                 blocks.append(
                     DualPathBlock(path_channels=out_channels, **block_kwargs)
@@ -245,10 +241,6 @@ class PreActResNet(PlainBackbone):
     def forward_stem(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to (N, base_channels, H, W)."""
         return self.conv1(x)
-
-    def finish(self, x: Tensor) -> Tensor:
-        """Norm and ReLU of the last stage's output, (N, C, H, W)."""
-        return self.relu(self.norm(x))
 
 
 @MODELS.register_module()
@@ -291,6 +283,10 @@ class RLAPreActResNet(RLA, PreActResNet):
     def zero_state(self, x: Tensor) -> Tensor:
         """h_0 as a map, (N, k, H, W), as the read's norm does not keep it zero."""
         return x.new_zeros(x.shape[0], self.state_channels, x.shape[2], x.shape[3])
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm and ReLU of the last stage's output, (N, C, H, W)."""
+        return self.relu(self.norm(x))
 
 
 def _blocks_of_depth(depth: int, bottleneck: bool) -> int:

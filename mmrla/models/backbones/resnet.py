@@ -55,10 +55,6 @@ class RLAOverResNet(RLA):
             x = self.relu(self.norm1(self.conv1(x)))
         return self.maxpool(x)
 
-    def finish(self, x: Tensor) -> Tensor:
-        """x itself: nothing follows the last block."""
-        return x
-
     def branch(
         self, block: nn.Module, x: Tensor, read: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:

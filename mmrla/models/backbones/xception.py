@@ -58,8 +58,6 @@ class XceptionBlock(PlainBlock):
         widths: Output channels of each separable conv.
         stride (int): Stride of the pooling. Defaults to 1, no pooling.
         norm_cfg (dict): Config of norm layers. Defaults to BN.
-        with_cp (bool): Whether to recompute the block in the backward pass, which
-            saves memory. Defaults to False.
     """
 
     def __init__(
@@ -68,9 +66,8 @@ class XceptionBlock(PlainBlock):
         widths: Sequence[int],
         stride: int = 1,
         norm_cfg: dict = dict(type='BN'),
-        with_cp: bool = False,
     ) -> None:
-        super().__init__(with_cp)
+        super().__init__()
         self.out_channels = out_channels = widths[-1]
         inputs = (in_channels, *widths[:-1])
         self.convs = nn.ModuleList(
@@ -126,8 +123,6 @@ class SeparableBlock(PlainBlock):
         in_channels (int): Channels C of x.
         out_channels (int): Channels C' of the output.
         norm_cfg (dict): Config of norm layers. Defaults to BN.
-        with_cp (bool): Whether to recompute the block in the backward pass, which
-            saves memory. Defaults to False.
     """
 
     #: None for ``zero_init_residual``: without an identity the output would be zero.
@@ -138,9 +133,8 @@ class SeparableBlock(PlainBlock):
         in_channels: int,
         out_channels: int,
         norm_cfg: dict = dict(type='BN'),
-        with_cp: bool = False,
     ) -> None:
-        super().__init__(with_cp)
+        super().__init__()
         self.out_channels = out_channels
         self.conv = _separable(in_channels, out_channels, norm_cfg)
         self.relu = nn.ReLU()
@@ -228,17 +222,17 @@ class Xception(PlainBackbone):
             [(middle, middle), *[(middle,) * 3] * num_middle_blocks],
             [(middle, exit_channels[0])],
         )
-        cfgs: dict = dict(norm_cfg=self.norm_cfg, with_cp=self.with_cp)
         channels = second
         for i in range(self.num_stages):
             blocks: List[PlainBlock] = []
             for t, block_widths in enumerate(widths[i]):
                 stride = self.strides[i] if t == 0 else 1
-                blocks.append(XceptionBlock(channels, block_widths, stride, **cfgs))
-                channels = block_widths[-1]
+                block = XceptionBlock(channels, block_widths, stride, self.norm_cfg)
+                blocks.append(block)
+                channels = block.out_channels
             if i + 1 == len(self.strides):
                 for width in exit_channels[1:]:
-                    blocks.append(SeparableBlock(channels, width, **cfgs))
+                    blocks.append(SeparableBlock(channels, width, self.norm_cfg))
                     channels = width
             self.add_layer(blocks)
         # Blocks without an identity have no residual branch.

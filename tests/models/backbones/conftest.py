@@ -14,14 +14,14 @@ from mmrla.models.backbones.mobilenet_v2 import convs_of
 
 @dataclass(frozen=True)
 class Case:
-    """A network, small enough to run in a moment.
+    """A backbone with its arguments.
 
     Attributes:
-        name: Of the test.
-        type: Of the backbone.
-        kwargs: Its arguments.
+        name: Name of the case.
+        type: Type of the backbone.
+        kwargs: Arguments of the backbone.
         last: Index of its last output.
-        stages: Number of outputs that there can be, ``conv2`` excepted.
+        stages: Number of its stages, without ``conv2`` of MobileNetV2.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Case:
         return self.kwargs.get('rla_channels', 0)
 
     def build(self, idle: bool = False, **kwargs: Any) -> Any:
-        """The network with freshly drawn weights.
+        """Build the network and draw its weights.
 
         Args:
-            idle: Whether residual branches may start at zero: most gradients are
-                exactly zero then.
-            **kwargs: More arguments of the backbone; its last output by default.
+            idle: Whether residual branches may start at zero, which makes most
+                gradients zero. Defaults to False.
+            **kwargs: Further arguments; ``out_indices`` is the last one by default.
         """
         torch.manual_seed(0)
         kwargs = {'out_indices': (self.last,), **self.kwargs, **kwargs}
@@ -197,7 +197,7 @@ FAST = (
     'densenet-lag',
 )
 
-#: Those, and one of each class, block, cell and form of sharing.
+#: ``FAST`` and one of each class, block, cell and form of sharing.
 COVERING = (
     *FAST,
     'resnet-convlstm',
@@ -220,7 +220,7 @@ COVERING = (
 
 
 def each(cases: Collection[Case], fast: Collection[str] = FAST) -> Any:
-    """Parametrise ``case``; but for those named the tests are slow ones."""
+    """Parametrise ``case``; tests of cases not named in ``fast`` are slow ones."""
     return pytest.mark.parametrize(
         'case',
         [
@@ -233,11 +233,11 @@ def each(cases: Collection[Case], fast: Collection[str] = FAST) -> Any:
 
 
 def settled(case: Case, **kwargs: Any) -> Any:
-    """The network, as near to a trained one as it can be without training.
+    """Build a network that behaves like a trained one.
 
-    Residual branches add a tenth of what they read, and norms are in eval mode with
-    the statistics of noise. Otherwise rounding grows from block to block, in a plain
-    ResNet too.
+    The last norm of each residual branch has a weight of 0.1, and norms are in eval
+    mode with the statistics of noise. Otherwise rounding errors would grow from block
+    to block, in a plain ResNet too.
     """
     model = case.build(idle=True, **kwargs)
     for module in model.modules():
@@ -250,7 +250,7 @@ def settled(case: Case, **kwargs: Any) -> Any:
     model.train()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
-        # The mean of what it has seen.
+        # Statistics are means over all batches.
         norm.momentum = None  # type: ignore[assignment]
     with torch.no_grad():
         model(torch.randn(4, 3, 128, 128))

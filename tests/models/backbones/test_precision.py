@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Half precision, channels last, recomputation and compilation, for every family."""
+"""Half precision, channels_last, recomputation and compilation of every family."""
 
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from .conftest import COVERING, FAMILIES, FAST, Case, each, settled
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-#: torch has no float16 convolutions on the CPU.
+#: On the CPU torch has no float16 convs.
 HALF = [torch.bfloat16] if DEVICE == 'cpu' else [torch.bfloat16, torch.float16]
 
 
 def build(case: Case, **kwargs: Any) -> nn.Module:
-    """The network with its hidden state, if it has one."""
+    """The network, with the hidden state among its outputs if it has one."""
     if case.rla_channels:
         kwargs['return_hidden'] = True
     return settled(case, **kwargs)
@@ -27,7 +27,7 @@ def images() -> Tensor:
 
 
 def step(model: Any, x: Tensor) -> Tuple[Tuple[Tensor, ...], Tensor, Dict[str, Tensor]]:
-    """Outputs, loss and gradients of a training step."""
+    """Run a training step: outputs, loss and gradients."""
     outs = model(x)
     loss = torch.stack([out.float().square().mean() for out in outs]).sum()
     loss.backward()
@@ -39,15 +39,13 @@ def step(model: Any, x: Tensor) -> Tuple[Tuple[Tensor, ...], Tensor, Dict[str, T
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    """The distance of two tensors, relative to the second."""
+    """The distance of two tensors relative to the norm of the second."""
     return ((a.float() - b).norm() / b.norm()).item()
 
 
 @each(FAMILIES, COVERING)
 @pytest.mark.parametrize('dtype', HALF)
-def test_a_step_in_half_precision_is_near_that_in_float32(
-    case: Case, dtype: torch.dtype
-) -> None:
+def test_half_precision_is_near_float32(case: Case, dtype: torch.dtype) -> None:
     model = build(case).to(DEVICE)
     x = images().to(DEVICE)
     expected, expected_loss, grads = step(model, x)
@@ -60,16 +58,14 @@ def test_a_step_in_half_precision_is_near_that_in_float32(
     assert relative(loss, expected_loss) < 0.03
     assert all(grad.isfinite().all() for grad in half.values())
     assert all(grad.dtype == torch.float32 for grad in half.values())
-    # Single gradients are rounded away; the direction of the step must not be.
+    # Rounding may change single gradients, but not the direction of the step.
     a = torch.cat([half[name].flatten() for name in grads])
     b = torch.cat([grads[name].flatten() for name in grads])
     assert torch.cosine_similarity(a, b, dim=0) > 0.85
 
 
 @each(FAMILIES, COVERING)
-def test_channels_last_stays_through_the_network(case: Case) -> None:
-    if case.name == 'resnest':
-        pytest.skip('its own attention returns contiguous maps')
+def test_channels_last_is_kept(case: Case) -> None:
     model = build(case)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     copied: List[str] = []
@@ -77,25 +73,26 @@ def test_channels_last_stays_through_the_network(case: Case) -> None:
     def is_kept(name: str) -> Any:
         def check(module: nn.Module, inputs: Any, output: Any) -> None:
             for tensor in _tensors(output):
-                if tensor.stride(1) != 1:  # also right for a slice of channels
+                if tensor.stride(1) != 1:  # holds for slices of channels too
                     copied.append(f'{name} {tuple(tensor.shape)}')
 
         return check
 
     for name, module in model.named_modules():
-        # h_0 has no layout: most often one value for each image and channel.
+        # h_0, (N, k, 1, 1), has no memory format.
         if not name.startswith(('rla.0.read.0', 'rla.0.pool')):
             module.register_forward_hook(is_kept(name))
     x = images()
     outs = model(x.contiguous(memory_format=torch.channels_last))
-    assert not copied
+    # ResNeSt's own attention returns contiguous maps.
+    assert not copied or case.name == 'resnest'
     expected = build(case)(x)
     for a, b in zip(outs, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """The maps (N, C, H, W) in what a module returns."""
+    """The maps (N, C, H, W) in a module's output."""
     if isinstance(output, Tensor):
         if output.dim() == 4:
             yield output
@@ -105,8 +102,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 @each(FAMILIES)
-def test_recomputation_changes_no_gradient_in_training(case: Case) -> None:
-    """With norms that use the batch's statistics, as classifiers do."""
+def test_recomputation_changes_no_gradient(case: Case) -> None:
+    """With norms in training mode."""
     grads = []
     for with_cp in (False, True):
         model = build(case, with_cp=with_cp).train()
@@ -121,7 +118,7 @@ can_compile = pytest.mark.skipif(
 
 
 def assert_compiled_equals_eager(case: Case, **kwargs: Any) -> None:
-    """A training step, compiled as one graph."""
+    """Compare a training step, compiled as one graph, with the eager one."""
     torch._dynamo.reset()
     model = build(case)
     expected = step(model, images())
@@ -133,19 +130,19 @@ def assert_compiled_equals_eager(case: Case, **kwargs: Any) -> None:
     for name, param in model.named_parameters():
         assert param.grad is not None
         distance = (param.grad - grads[name]).norm()
-        assert distance <= 1e-3 * grads[name].norm(), name  # zero where that is
+        assert distance <= 1e-3 * grads[name].norm(), name
 
 
 @can_compile
 @each(FAMILIES, fast=('resnet-v1', 'preact-v1', 'densenet-lag'))
 def test_compiled_as_one_graph(case: Case) -> None:
-    """Without what inductor makes of it, which takes minutes a network."""
+    """By Dynamo alone; inductor takes minutes per network."""
     assert_compiled_equals_eager(case, backend='eager')
 
 
-# Not Xception and pre-activated bottlenecks: what inductor makes of a strided 1x1 conv
-# beside a pooled branch corrupts the heap in the backward pass, in a network of torch's
-# own modules too.
+# Without Xception and pre-activated bottlenecks: inductor's code for a strided 1x1 conv
+# beside a pooled branch corrupts the heap in the backward pass, even in a network of
+# torch's own modules.
 _CRASHING = ('xception-v1', 'preact-v1')
 INDUCTOR = [
     case
@@ -157,6 +154,6 @@ INDUCTOR = [
 @can_compile
 @pytest.mark.timeout(1800)
 @each(INDUCTOR, fast=())
-def test_what_inductor_generates(case: Case) -> None:
-    """The code that ``compile=True`` of a config runs, one network of each family."""
+def test_inductor(case: Case) -> None:
+    """The backend of ``compile=True`` in a config, for one network of each family."""
     assert_compiled_equals_eager(case)

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Whatever images and arguments are drawn: the shapes, the values, the same again."""
+"""Shapes and values for drawn images and arguments."""
 
 import math
 from typing import Any, Dict, List, Sequence
@@ -16,7 +16,7 @@ from mmrla.models.rla import INTEGRATIONS
 
 examples = settings(
     deadline=None,
-    derandomize=True,  # the same ones each time
+    derandomize=True,  # the same examples each time
     suppress_health_check=[HealthCheck.too_slow],
     max_examples=15,
 )
@@ -128,7 +128,7 @@ def densenets(draw: Any) -> Dict[str, Any]:
 
 
 def _strides(kwargs: Dict[str, Any]) -> List[int]:
-    """How often each stage has halved the images, as a factor."""
+    """The stride of each stage's output."""
     if kwargs['type'] == 'RLAResNet':
         steps = kwargs['strides']
         return [4 * math.prod(steps[: i + 1]) for i in range(4)]
@@ -147,7 +147,7 @@ def _holds(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
     hidden = kwargs.get('return_hidden', False)
     assert len(outs) == len(kwargs['out_indices']) + hidden
     strides = _strides(kwargs)
-    rounds_up = kwargs['type'] != 'DenseNetBC'  # its pooling leaves the rest out
+    rounds_up = kwargs['type'] != 'DenseNetBC'  # its poolings round down
     for i, out in zip(kwargs['out_indices'], outs):
         steps = strides[i]
         shape = [image['height'], image['width']]
@@ -160,10 +160,10 @@ def _holds(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
     if hidden:
         assert outs[-1].shape[1] == kwargs['rla_channels']
         assert outs[-1].shape[2:] == outs[-2].shape[2:]
-    # Nothing is carried from one call to the next.
+    # No state is kept between calls.
     for a, b in zip(outs, again):
         assert torch.equal(a, b)
-    # An image does not see the others of its batch.
+    # Images of a batch do not depend on each other.
     with torch.no_grad():
         alone = model(x[:1])
     for a, b in zip(outs, alone):
@@ -197,7 +197,7 @@ def test_xceptions(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:
 @examples
 @given(
     kwargs=densenets(),
-    # Two poolings that leave the rest out need four pixels.
+    # Two poolings that round down need four pixels.
     image=images.filter(lambda i: min(i['height'], i['width']) >= 4),
 )
 def test_densenets(kwargs: Dict[str, Any], image: Dict[str, int]) -> None:

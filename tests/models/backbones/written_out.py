@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Plain operations with which tests write networks out, as the paper does."""
+"""Plain operations for tests that write networks out as the paper does."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def randomise(model: nn.Module) -> None:
-    """Norms with statistics and biases of their own."""
+    """Draw statistics and biases of norms."""
     for name, values in [*model.named_buffers(), *model.named_parameters()]:
         if name.endswith(('running_mean', '.bias')):
             nn.init.normal_(values)
@@ -24,13 +24,13 @@ def norm(module: Any, x: Tensor) -> Tensor:
 
 
 def norms(first: Any, second: Any, x: Tensor) -> Tensor:
-    """A batch norm of a concatenation, whose two parts two modules have."""
+    """A batch norm of concat(x, h) in eval mode, from the norms of x and of h."""
     a, b = x.split((first.num_features, second.num_features), dim=1)
     return torch.cat((norm(first, a), norm(second, b)), dim=1)
 
 
 def recurrence(unit: Any, t: int, y: Tensor, h: Tensor, stride: int) -> Tensor:
-    """Equation 11 with the pooling of h, for maps of even size."""
+    """Eq. 11 after pooling h, for maps of even size."""
     h = F.avg_pool2d(h, stride) if stride > 1 else h
     total = h + F.conv2d(y, unit.compress_of(t).weight)
     c3 = unit.recurrent_of(t)
