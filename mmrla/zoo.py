@@ -16,6 +16,7 @@ mmpretrain finds classifiers by name, once they are registered:
 
 import difflib
 import fnmatch
+import functools
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -47,6 +48,7 @@ def _metafiles() -> List[Tuple[Path, Dict[str, Any]]]:
     return [(p, yaml.safe_load(p.read_text(encoding='utf-8'))) for p in paths]
 
 
+@functools.cache
 def _configs() -> Dict[str, str]:
     return {
         entry['Name']: entry['Config']

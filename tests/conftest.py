@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What several test modules use: tiny data sets, configs, released files."""
+"""Shared by the tests: tiny data sets, configs, files of released layout."""
 
 import functools
 import gc
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import sys
 import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -19,6 +20,7 @@ import torch
 from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope
+from mmengine.runner import runner as runner_module
 from PIL import Image
 
 # Networks of this size gain nothing from threads, and as many tests as there are
@@ -30,20 +32,22 @@ REPO = Path(__file__).resolve().parents[1]
 SIZE = 64
 
 
-def load_tool(name: str) -> Any:
-    """The module of a tool, like 'misc/update_zoo'."""
-    path = REPO / 'tools' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', path)
+def load_tool(name: str, folder: str = 'tools') -> Any:
+    """The module of a tool, like 'misc/update_zoo', or of a program in demo/."""
+    path = REPO / folder / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'{folder}_{name}', path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'path', [str(path.parent), *sys.path])  # its neighbours
+        spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(autouse=True)
 def _same_default_scope():
-    """A runner leaves its default scope to whatever test comes next."""
+    """Keep a runner's default scope from later tests."""
     before = DefaultScope._instance_dict.copy()
     yield
     DefaultScope._instance_dict = before
@@ -310,7 +314,7 @@ class ReleasedFiles:
         return dict(self._weights[name])
 
     def constants(self, name: str) -> Dict[str, torch.Tensor]:
-        """Weights that take no memory: each tensor is one number, its own."""
+        """Weights that take no memory: each tensor repeats one number of its own."""
         weights: Dict[str, torch.Tensor] = {}
         numbers: Dict[str, int] = {}
         tied = self.layouts[name]['tied']
@@ -374,28 +378,31 @@ def released():
 
 @pytest.fixture(scope='session', autouse=True)
 def fast_configs():
-    """Leave out what takes MMEngine most of a run this small.
+    """Skip slow steps of MMEngine that dominate runs this small.
 
     It formats a config's text with yapf each time it logs or dumps it, and for each
-    `mmdet::` base it parses all of mmdet's metafiles and reloads pkg_resources.
+    `mmdet::` base it parses all of mmdet's metafiles and reloads pkg_resources. For
+    each run it asks compilers for their versions.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_module, 'FormatCode', lambda text, **_: (text, True))
         patch.setattr(config_utils, 'load', functools.cache(config_utils.load))
         is_installed = functools.cache(config_module.is_installed)
         patch.setattr(config_module, 'is_installed', is_installed)
+        collect_env = functools.cache(runner_module.collect_env)
+        patch.setattr(runner_module, 'collect_env', collect_env)
         yield
 
 
 @pytest.fixture(scope='module', autouse=True)
 def _fast_collections():
-    """MMEngine collects garbage for each data set; imported modules are none."""
+    """Freeze imported modules: MMEngine collects garbage for each data set."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def no_init(monkeypatch):
-    """Networks with whatever is in memory: drawing weights takes most of a build."""
+    """Leave weights uninitialised: drawing them takes most of a build."""
     for name in ('kaiming_uniform_', 'uniform_', 'normal_', 'trunc_normal_'):
         monkeypatch.setattr(torch.nn.init, name, lambda x, *args, **kwargs: x)

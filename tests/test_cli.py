@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The command ``mmrla``, in a clone; tests/test_package.py has it from a wheel."""
+"""The command ``mmrla`` in a clone; test_package.py runs it from a wheel."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ def _same_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, 'path', list(sys.path))
 
 
-def test_each_short_name_is_a_program() -> None:
+def test_short_names_are_programs() -> None:
     found = cli.programs()
     assert {found[name].name for name in cli.SHORT.values()} == {
         f'{name}.py' for name in cli.SHORT.values()
@@ -25,7 +25,7 @@ def test_each_short_name_is_a_program() -> None:
     assert not {'inputs', 'pictures'} & set(found)
 
 
-def test_arguments_and_status_are_the_programs(
+def test_arguments_and_status_pass_through(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -36,21 +36,21 @@ def test_arguments_and_status_are_the_programs(
     assert 'none.py' in line
 
 
-def test_demos_find_their_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demos_import_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(['detect', '--help'])
     assert ended.value.code == 0
     assert 'usage: detect_image.py' in capsys.readouterr().out
 
 
-def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(['trian'])
     assert ended.value.code == 2
     assert 'train' in capsys.readouterr().err
 
 
-def test_help_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(['--help'])
     text = capsys.readouterr().out
     assert all(name in text for name in (*cli.SHORT, *cli.programs()))

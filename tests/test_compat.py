@@ -32,7 +32,7 @@ ONEDL = {
 
 @pytest.fixture
 def stack(monkeypatch):
-    """A function that makes the check see these distributions and no others."""
+    """A function that lets the check see these distributions only."""
 
     def pretend(installed, sources=None, pkg_resources=True):
         def version(name):
@@ -50,7 +50,7 @@ def stack(monkeypatch):
 
 
 def conflict():
-    """The message with which the check refuses."""
+    """The message of the refusal."""
     with pytest.raises(compat.VersionConflictError) as error:
         compat.check_versions()
     message = str(error.value)
@@ -159,14 +159,14 @@ def test_names_all_conflicts(stack):
     assert 'mmdet 2.28.2' in message
 
 
-def test_pkg_resources_is_needed_by_upstream_only(stack):
+def test_only_upstream_needs_pkg_resources(stack):
     stack({**UPSTREAM, 'setuptools': '82.0.0'}, pkg_resources=False)
     assert 'setuptools 82.0.0 is installed' in conflict()
     stack(ONEDL, pkg_resources=False)
     compat.check_versions()
 
 
-def test_a_package_on_the_path_counts(stack):
+def test_package_on_path_counts(stack):
     without = {k: v for k, v in UPSTREAM.items() if k not in ('mmcv', 'mmdet')}
     stack(without, sources={'mmcv': '2.1.0', 'mmdet': '3.3.0'})
     compat.check_versions()
@@ -185,7 +185,7 @@ def test_version_of_a_source_folder(tmp_path, monkeypatch):
 
 
 def run(code, *paths):
-    """Run Python code in a process of its own."""
+    """Run Python code in a new process."""
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [*paths, REPO]))}
     return subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, env=env
@@ -213,8 +213,8 @@ def test_import_refuses(tmp_path):
 @pytest.mark.parametrize(
     'missing, there', [('mmdet', 'mmpretrain'), ('mmpretrain', 'mmdet')]
 )
-def test_one_of_mmdet_and_mmpretrain_is_enough(missing, there):
-    """The name means the network of the one that is there."""
+def test_mmdet_or_mmpretrain_alone(missing, there):
+    """The name builds the network of the installed library."""
     done = run(f"""
 import importlib.util, sys
 find_spec = importlib.util.find_spec
@@ -231,24 +231,16 @@ for name in ('RLAResNet', 'mmrla.RLAResNet'):
     assert done.returncode == 0, done.stderr
 
 
-def test_registry_from_three_scopes_without_import():
-    done = run("""
-from mmengine.registry import MODELS
-from mmdet.registry import MODELS as DET
-from mmpretrain.registry import MODELS as PRE
-for registry in (MODELS, DET, PRE):
-    assert registry.build(dict(type='mmrla.RLAResNet', depth=50)) is not None
-    assert registry.build(dict(type='RLAResNet', depth=50)) is not None
-""")
-    assert done.returncode == 0, done.stderr
-
-
-def test_import_loosens_nothing():
-    """What torch.load may unpickle is for an entry point to say, file by file."""
+def test_all_scopes_find_models_and_loading_stays_unchanged():
+    """Only entry points decide what torch.load may unpickle, file by file."""
     done = run("""
 import os
 import torch
+import mmdet.models, mmpretrain.models
+from mmdet.registry import MODELS as DET
+from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmpretrain.registry import MODELS as PRE
 def loading():
     return (
         torch.load,
@@ -257,6 +249,9 @@ def loading():
         {k: v for k, v in os.environ.items() if 'TORCH' in k},
     )
 before = loading()
+for registry in (MODELS, DET, PRE):
+    assert registry.build(dict(type='mmrla.RLAResNet', depth=50)) is not None
+    assert registry.build(dict(type='RLAResNet', depth=50)) is not None
 import mmrla, mmrla.models.fused, mmrla.zoo
 from mmrla import checkpoints, engine
 from mmrla.checkpoints import convert

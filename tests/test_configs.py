@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Every config: its recipe, its network, a training step and a prediction.
 
-Configs are found by themselves. A config's name says its GPUs, batch and
-epochs; the rest of its recipe is in ``RECIPES``, its network in ``expected``.
+All configs are collected. A config's name tells its GPUs, batch size and epochs;
+``RECIPES`` has the rest of its recipe.
 """
 
 import copy
@@ -117,19 +117,16 @@ EPOCHS = {'4xb64': 120, '2xb48': 400, '1xb128': 300}
 # What takes long, a training step for one, is fast with these and the first config of
 # every folder without one, and slow with the others.
 FAST = (
-    'faster_rcnn/faster-rcnn_rla-r50_fpn_*',
     'faster_rcnn/faster-rcnn_rla-r18-tv-pre_*',
     'mask_rcnn/mask-rcnn_rla-r50_fpn_*',
     'retinanet/retinanet_rla-r50_fpn_*',
     'rla_resnet/rla-resnet18_4xb64_in1k*',
-    'rla_resnet/rla-resnet50_4xb64_in1k*',
     'rla_mobilenet_v2/rla-eca-mobilenet-v2-released_*',
     'ablations/rla-resnet50-post-act_*',
     'baselines/eca-mobilenet-v2_*',
     'cifar/rla-cifar-resnet20_*',
     'cifar/rla-xception_*_cifar100*',
     'cifar/densenet-bc100-shared-lag_*_cifar10.*',
-    'more_detectors/cascade-rcnn_*',
 )
 
 ATTENTION = {'se': SELayer, 'cbam': CBAM, 'eca': ECALayer}
@@ -165,13 +162,16 @@ def _stem(name: str) -> str:
 
 @functools.cache
 def read(name: str) -> Config:
-    """A config as it is; not to be changed."""
+    """A config, cached: do not change it."""
     return Config.fromfile(ROOT / name)
 
 
 def load(name: str) -> Config:
     """A config whose networks need no pretrained weights."""
-    cfg = copy.deepcopy(read(name))
+    return without_weights(copy.deepcopy(read(name)))
+
+
+def without_weights(cfg: Config) -> Config:
     cfg.model.backbone.init_cfg = None
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -193,7 +193,7 @@ def build_network(cfg: Config) -> BaseModel:
 
 
 def layout(name: str) -> Tuple[int, int, int]:
-    """GPUs, images each and epochs, as the name says."""
+    """GPUs, images per GPU and epochs, from the name."""
     found = re.search(r'_(\d+)xb(\d+)(?:-[a-z0-9-]*?(\d+)(e|x))?_', _stem(name))
     assert found, f'{name} does not say GPUs and images as in 4xb64'
     gpus, images = int(found[1]), int(found[2])
@@ -344,7 +344,7 @@ def test_coco_data(name: str) -> None:
 @pytest.mark.usefixtures('no_init')
 @pytest.mark.parametrize('name', COCO_DETECTORS)
 def test_pretrained_weights(name: str) -> None:
-    """They are those of the backbone, and RLA is frozen if they have it."""
+    """Weights fit the backbone, and RLA is frozen if they contain it."""
     backbone = read(name).model.backbone
     init_cfg = backbone.init_cfg
     assert init_cfg.type == 'Pretrained'
@@ -374,7 +374,7 @@ def test_pretrained_weights(name: str) -> None:
 
 @functools.cache
 def _fits(detector: str, classifier: str, has_rla: bool) -> None:
-    """The weights of a classifier's backbone are those that a detector's needs."""
+    """The weights of a classifier's backbone fit that of a detector."""
     own = build(json.loads(detector), 'mmdet')
     given = build(json.loads(classifier), 'mmpretrain')
     shapes, names = (
@@ -501,7 +501,7 @@ def test_network(name: str) -> None:
 
 
 def _without_data(cfg: Any) -> Any:
-    """Configs of data sets and metrics that open no file until they are used."""
+    """Let data sets and metrics open no file when they are built."""
     if isinstance(cfg, list):
         return [_without_data(item) for item in cfg]
     cfg = copy.deepcopy(cfg)
@@ -514,39 +514,13 @@ def _without_data(cfg: Any) -> Any:
     return cfg
 
 
-@pytest.mark.usefixtures('no_init')
-@each
-def test_inherited_from_outside(name: str, tmp_path: Path) -> None:
-    """As ``_base_ = 'mmrla::FOLDER/NAME.py'``: every type is found."""
-    path = tmp_path / 'user.py'
-    path.write_text(f"_base_ = 'mmrla::{name}'\n")
-    cfg, own = Config.fromfile(path), read(name)
-    assert cfg.default_scope == own.default_scope
-    cfg.model.backbone.init_cfg = None
-    if 'data_preprocessor' in cfg:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build_network(cfg)
-    assert type(model.backbone) is type(build_network(load(name)).backbone)
-
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        build_optim_wrapper(model, cfg.optim_wrapper)
-        for hook in cfg.get('custom_hooks') or ():
-            HOOKS.build(hook)
-        for part in ('train', 'val', 'test'):
-            dataset = cfg[f'{part}_dataloader'].dataset
-            built = DATASETS.build(_without_data(dataset))
-            assert type(built).__name__ == dataset.type.split('.')[-1]
-        for part in ('val', 'test'):
-            METRICS.build(_without_data(cfg[f'{part}_evaluator']))
-
-
 def images_of(cfg: Config, model: BaseModel, num_items: Sequence[int] = (2, 3)) -> dict:
     """A batch of two images with labels, as a data loader gives it."""
     if cfg.default_scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
         with_mask = getattr(model, 'with_mask', False)
-        size = 64 if 'demo' not in str(cfg.filename) else 160
+        size = 64 if Path(cfg.filename).parent.name != 'demo' else 160
         return demo_mm_inputs(
             2, [(3, size, size)] * 2, num_items=list(num_items), with_mask=with_mask
         )
@@ -561,14 +535,27 @@ def images_of(cfg: Config, model: BaseModel, num_items: Sequence[int] = (2, 3)) 
 
 
 @each
-def test_step_and_prediction(name: str) -> None:
-    cfg = load(name)
+def test_step_and_prediction(name: str, tmp_path: Path) -> None:
+    """Train and predict with ``_base_ = 'mmrla::FOLDER/NAME.py'``."""
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_text(f"_base_ = 'mmrla::{name}'\n")
+    cfg = without_weights(Config.fromfile(path))
+    assert cfg.default_scope == read(name).default_scope
     torch.manual_seed(0)
     model = build_network(cfg)
     model.init_weights()
     model.train()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        for hook in cfg.get('custom_hooks') or ():
+            HOOKS.build(hook)
+        for part in ('train', 'val', 'test'):
+            dataset = cfg[f'{part}_dataloader'].dataset
+            built = DATASETS.build(_without_data(dataset))
+            assert type(built).__name__ == dataset.type.split('.')[-1]
+        for part in ('val', 'test'):
+            METRICS.build(_without_data(cfg[f'{part}_evaluator']))
     batch = images_of(cfg, model)
 
     data = model.data_preprocessor(dict(batch), training=True)

@@ -74,8 +74,8 @@ def test_flops(entry: Dict[str, Any]) -> None:
     assert entry['Metadata']['FLOPs'] == complexity.of()[1].macs
 
 
-def test_figures_have_a_source() -> None:
-    """A figure is the paper's or a published file's, and marked so."""
+def test_metrics_name_their_source() -> None:
+    """Each figure is marked as the paper's or as a published file's."""
     for entry in ENTRIES:
         for result in entry['Results']:
             for metric in result['Metrics']:

@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 160, 120
 
 
 def _boxes(rng: np.random.Generator) -> List[Tuple[int, List[int]]]:
-    """Of each class one box: x, y, width, height."""
+    """One box of each class: x, y, width, height."""
     corners = ((c, rng.integers(0, 60, 2).tolist()) for c in range(len(CLASSES)))
     return [(c, [x, y, 40, 30]) for c, (x, y) in corners]
 

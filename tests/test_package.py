@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What an installed mmrla carries: sdist, wheel, plain and editable install."""
+"""Contents of the sdist and wheel, and use of plain and editable installs."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def run(*command, **kwargs):
 
 
 def copy_source(target):
-    """What a build reads, in a folder where builds disturb nobody.
+    """Copy what a build reads.
 
     Returns:
         The folder, and relative path to content of all that ``.mim`` must hold.
@@ -148,6 +148,7 @@ def test_pip_install(tmp_path):
     check_use(sys.executable, target / 'mmrla', env={'PYTHONPATH': str(target)})
 
 
+@pytest.mark.slow
 def test_editable_install(tmp_path):
     source, _ = copy_source(tmp_path / 'a source')
     # Copies of an older install are replaced by links.
@@ -207,19 +208,19 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.mark.slow
 def test_interfaces_outside_the_clone(installed, tmp_path):
-    """What users call, from an installed wheel."""
+    """Upstream's interfaces, from an installed wheel."""
     run(installed, '-c', INTERFACES, cwd=tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_console_command(installed, released, detector_config, tmp_path):
+def test_console_command(installed, released, detector_config, tiny_coco, tmp_path):
     """``mmrla`` trains, detects and converts, from an installed wheel."""
     mmrla = installed.parent / 'mmrla'
     run(mmrla, 'train', detector_config, '--work-dir', 'run', cwd=tmp_path)
     found = run(
         *(mmrla, 'detect', 'run/epoch_2.pth', '--device', 'cpu', '--score-thr', 0),
-        *(read_config_root(detector_config) / 'val', '--out-dir', 'found'),
+        *(tiny_coco / 'val', '--out-dir', 'found'),
         cwd=tmp_path,
     )
     assert len(re.findall(r'\.png: (red|blue)', found)) == 5, found
@@ -227,13 +228,6 @@ def test_console_command(installed, released, detector_config, tmp_path):
     released.save('dsrla_mobilenetv2_k32', tmp_path / 'x.pth.tar', constant=True)
     run(mmrla, 'convert', 'x.pth.tar', 'y.pth', cwd=tmp_path)
     assert (tmp_path / 'y.pth').is_file()
-
-
-def read_config_root(config):
-    """The folder of the data set of a test's config."""
-    found = re.search("data_root = '(.+)'", config.read_text())
-    assert found
-    return Path(found[1])
 
 
 def pip_install(python, *args):

@@ -12,7 +12,7 @@ from mmrla.progress import Progress
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> List[float]:
-    """A clock that the test sets: its last entry is the time."""
+    """A fake clock: the last entry is the time."""
     now = [0.0]
     monkeypatch.setattr(progress.time, 'monotonic', lambda: now[-1])
     return now
@@ -28,7 +28,7 @@ def _work(total: int, each: float, now: List[float]) -> Iterator[int]:
     'total, each, lines',
     [(72, 1, 10), (3, 9, 3), (1, 1, 0), (1000, 1, 10), (900, 0.001, 0)],
 )
-def test_a_log_gets_a_line_for_each_tenth(
+def test_log_gets_a_line_per_tenth(
     seconds: List[float], capsys: Any, total: int, each: float, lines: int
 ) -> None:
     items = _work(total, each, seconds)
@@ -40,7 +40,7 @@ def test_a_log_gets_a_line_for_each_tenth(
         assert written.endswith(f'{total} of {total} images\n')
 
 
-def test_a_terminal_gets_one_line(
+def test_terminal_gets_one_line(
     seconds: List[float], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)

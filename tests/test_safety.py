@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Nothing unsafe in the code, no network unless it is asked for."""
+"""No unsafe code, and no network for a training."""
 
 import os
 import shutil
@@ -23,8 +23,8 @@ def test_bandit_finds_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_training_needs_no_network(classifier_config: Path, tmp_path: Path) -> None:
-    """In a namespace without any, loopback down too."""
+def test_training_without_network(classifier_config: Path, tmp_path: Path) -> None:
+    """In a network namespace without any interface."""
     unshare = ['unshare', '--user', '--map-root-user', '--net']
     allowed = shutil.which('unshare') and not subprocess.call([*unshare, 'true'])
     if not allowed:

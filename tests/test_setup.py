@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""setup_venv.sh, with a Python that installs nothing and notes what it is asked for."""
+"""setup_venv.sh, with a stand-in for Python that records its calls."""
 
 import fcntl
 import shutil
@@ -60,7 +60,7 @@ class Clone:
         )
 
     def run(self, *args: str, status: int = 0, python: str = '') -> str:
-        """What it says on stderr; ``calls`` has what Python was asked for."""
+        """Return stderr; ``calls`` has the calls of Python."""
         self.log.write_text('')
         process = self.start(*args, python=python)
         _, errors = process.communicate(timeout=60)
@@ -93,7 +93,7 @@ def test_made_once_and_updated_when_requirements_change(clone):
 
 
 @pytest.mark.parametrize('half', [True, False], ids=['half-made', 'broken'])
-def test_what_does_not_work_is_made_again(clone, half):
+def test_broken_environment_is_made_again(clone, half):
     clone.run()
     (clone.venv / 'mark').unlink()
     if half:
@@ -105,7 +105,7 @@ def test_what_does_not_work_is_made_again(clone, half):
     assert clone.calls == []
 
 
-def test_a_failed_update_leaves_what_works(clone, tmp_path):
+def test_failed_update_keeps_working_environment(clone, tmp_path):
     clone.run()
     (clone.venv / 'stamp').write_text('of other requirements')
     (tmp_path / 'no_network').touch()
@@ -135,13 +135,13 @@ def test_stacks_and_pythons(clone):
 
 
 @pytest.mark.parametrize('stack', ['nonesuch', '../x', 'default modern', '.*'])
-def test_unknown_stack_is_named_with_the_known_ones(clone, stack):
+def test_unknown_stack(clone, stack):
     error = clone.run(stack, status=1)
     assert error.startswith(f'error: STACK={stack} is not known')
     assert 'default, modern, onedl' in error
 
 
-def test_two_at_once_wait_for_each_other(clone):
+def test_concurrent_runs_wait(clone):
     clone.log.write_text('')
     with (clone.folder / '.venv.lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

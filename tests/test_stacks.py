@@ -36,8 +36,8 @@ def _pythons(path: Path) -> list:
 
 
 @pytest.mark.parametrize('name', STACKS)
-def test_stack_is_complete_and_in_range(name: str) -> None:
-    """For each Python one pinned version of each package, which mmrla allows."""
+def test_stack_pins_every_package_in_range(name: str) -> None:
+    """One allowed version of each package for each Python."""
     for python in _pythons(STACKS[name]):
         pins = _pins(STACKS[name], python)
         for module, dists in compat.RANGES.items():
@@ -48,7 +48,7 @@ def test_stack_is_complete_and_in_range(name: str) -> None:
         assert {'numpy', 'opencv-python', 'setuptools', 'torchvision'} <= set(pins)
 
 
-def test_stacks_span_what_is_promised() -> None:
+def test_stacks_cover_promised_pythons_and_families() -> None:
     pythons = {p for path in STACKS.values() for p in _pythons(path)}
     assert pythons == {'3.9', '3.10', '3.11', '3.12'}
     families = {

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The benchmark compares like with like, and counts what it says it counts."""
+"""Ratios, memory and operator counts of the benchmark."""
 
 import os
 import os.path as osp
@@ -55,7 +55,7 @@ def _config(**backbone: Any) -> Config:
 def test_ratios_are_to_the_first_network(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """With a clock that says 1 s for the first network and 3 s for the other."""
+    """A fake clock gives 1 s for the first network and 3 s for the other."""
     order = []
 
     def timed(step: Any, form: Form) -> float:
@@ -83,7 +83,7 @@ def test_ratios_are_to_the_first_network(
 
 @pytest.mark.parametrize('mode', benchmark.MODES)
 def test_peak_memory(mode: str) -> None:
-    """Of one linear layer: weights, momentum, input, and what a step makes."""
+    """Known sizes for one linear layer: weights, gradients, inputs, outputs."""
     model = torch.nn.Linear(1000, 1000, bias=False)
     x = torch.ones(500, 1000)
 
@@ -122,7 +122,7 @@ def test_train_step_changes_the_weights(precision: str) -> None:
     assert not torch.equal(before, model.head.fc.weight)
 
 
-def test_the_fused_form_needs_less_memory() -> None:
+def test_fused_form_needs_less_memory() -> None:
     cfgs = dict(rla=_config(base_channels=32, stem_channels=32))
     cfgs['rla'].model.head.in_channels = 1024
     default, fused = (
@@ -134,7 +134,7 @@ def test_the_fused_form_needs_less_memory() -> None:
     assert fused.memory < 0.9 * default.memory
 
 
-def test_the_named_sets_have_configs() -> None:
+def test_named_sets_have_configs() -> None:
     root = osp.join(osp.dirname(__file__), '../..')
     tool = runpy.run_path(osp.join(root, 'tools/analysis_tools/benchmark.py'))
     for networks in tool['SETS'].values():
@@ -142,10 +142,10 @@ def test_the_named_sets_have_configs() -> None:
             assert osp.isfile(osp.join(root, 'configs', name)), name
 
 
-def test_the_benchmark_takes_all_that_gpu_check_asks_for(
+def test_benchmark_accepts_options_of_gpu_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its steps, run with a Python that only writes down what it is asked for."""
+    """Run the script with a stand-in for Python that records its arguments."""
     tool = load_tool('analysis_tools/benchmark')
     asked = tmp_path / 'asked'
     python = tmp_path / 'python'

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What is recorded is what the network computes; its parts add up to it."""
+"""Recorded states match the forward pass, and their parts sum to them."""
 
 from pathlib import Path
 from typing import Any, Dict, List
@@ -40,7 +40,7 @@ FAMILIES: Dict[str, Any] = {
 
 
 def _trained(model: nn.Module) -> nn.Module:
-    """Statistics and scales that are not those of the start."""
+    """Replace the initial statistics and scales of norms."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -54,7 +54,7 @@ def _trained(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_records_the_pass(family: str) -> None:
+def test_record_matches_forward(family: str) -> None:
     model = _trained(FAMILIES[family](return_hidden=True))
     x = torch.rand(1, 3, 33, 33, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -95,7 +95,7 @@ def _linear_unit(unit: Any) -> None:
 
 @pytest.mark.parametrize('integration', ['v1', 'v2', 'v3', 'v4', 'v5', 'v6'])
 @pytest.mark.parametrize('linear', [True, False])
-def test_parts_add_up_where_the_recurrence_is_linear(
+def test_parts_of_linear_recurrence_sum_to_state(
     integration: str, linear: bool
 ) -> None:
     """Eq. 12 without BN_t and tanh is no approximation."""
@@ -136,7 +136,7 @@ def test_powers_of_c3_by_hand() -> None:
     assert survival[1] == pytest.approx(sum(left) / 2, rel=1e-5)
 
 
-def test_derivative_is_what_a_small_change_makes() -> None:
+def test_parts_match_finite_differences() -> None:
     model = _trained(FAMILIES['resnet'](return_hidden=True)).double()
     x = torch.rand(1, 3, 64, 64).double()
     stage = hidden_state.record(model, x)[0]
@@ -189,7 +189,7 @@ def test_share_of_h_by_hand() -> None:
 
 
 @pytest.mark.parametrize('family', ['mobilenet', 'preact', 'xception'])
-def test_the_first_read_is_of_nothing(family: str) -> None:
+def test_first_read_has_no_share_of_state(family: str) -> None:
     """Behind a norm the read of h_0 = 0 is a constant; it has no share of h."""
     model = _trained(FAMILIES[family](return_hidden=True))
     with torch.no_grad():
@@ -240,7 +240,7 @@ def test_share_of_h_in_mobilenet_by_hand() -> None:
 
 
 def test_lags_have_several_labels(tmp_path: Path) -> None:
-    """However little is lost, so that a value can be read off."""
+    """The axis has enough tick labels at any rate of decay."""
     pytest.importorskip('matplotlib')
     for left in (0.9, 0.41, 0.02):
         rows = [('layer1', lag, 3.0**lag, left**lag) for lag in range(5)]
@@ -252,7 +252,7 @@ def test_lags_have_several_labels(tmp_path: Path) -> None:
             assert 3 <= len(labels) <= 12, (left, labels)
 
 
-def test_blocks_that_read_nothing() -> None:
+def test_no_readings_without_exchange() -> None:
     model = _trained(FAMILIES['resnet'](return_hidden=True, exchange=False))
     stages = hidden_state.record(model, torch.rand(1, 3, 64, 64))
     assert not any(stage.readings for stage in stages)

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Figures read in grey, and are three files that do not change by themselves."""
+"""Figures are legible in grey and reproducible byte for byte."""
 
 import csv
 import itertools
@@ -22,7 +22,7 @@ def _lightness(colour: str) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def test_lines_can_be_told_apart_in_grey() -> None:
+def test_lines_differ_in_grey() -> None:
     styles = [plots.line_style(i) for i in range(4)]
     shapes = {(str(s['linestyle']), s['marker']) for s in styles}
     assert len(shapes) == 4
@@ -34,7 +34,7 @@ def test_lines_can_be_told_apart_in_grey() -> None:
     assert max(_lightness(plots.line_style(i)['color']) for i in range(7)) < 0.75
 
 
-def test_bars_of_one_shade_have_other_hatches() -> None:
+def test_bars_differ_in_colour_or_hatch() -> None:
     def look(style: Dict[str, Any]) -> Tuple[str, str]:
         return style['color'], style['hatch']
 
@@ -84,7 +84,7 @@ def test_classes_have_distinct_colours() -> None:
     assert all(0 <= value <= 255 for c in plots.class_colours(40) for value in c)
 
 
-def test_the_digits_have_the_same_colours() -> None:
+def test_digits_configs_use_class_colours() -> None:
     folder = Path(__file__).resolve().parents[2] / 'configs/_base_/datasets'
     for name in ('digit_scenes', 'hard_digit_boxes'):
         dataset = Config.fromfile(folder / f'{name}.py').val_dataloader.dataset
@@ -92,7 +92,7 @@ def test_the_digits_have_the_same_colours() -> None:
         assert palette == plots.class_colours(10)
 
 
-def test_a_palette_of_other_classes_is_replaced() -> None:
+def test_palette_of_other_length_is_replaced() -> None:
     coco = [(i, i, i) for i in range(80)]
     meta = plots.with_palette(dict(classes=('a', 'b', 'c'), palette=coco))
     assert meta['palette'] == plots.class_colours(3)
@@ -105,7 +105,7 @@ def test_a_palette_of_other_classes_is_replaced() -> None:
     'values, low, high',
     [((0.530, 0.532), 0.47, 0.59), ((0.2, 0.7), 0.17, 0.73), ((0, 0), -0.55, 0.55)],
 )
-def test_an_axis_spans_more_than_a_trifle(
+def test_widen_keeps_small_differences_small(
     values: Tuple[float, float], low: float, high: float
 ) -> None:
     _, axes = plots.add_figure()

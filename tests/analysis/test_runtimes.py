@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Exported networks in other runtimes answer as torch does."""
+"""Exported networks give torch's outputs in other runtimes."""
 
 import sys
 from typing import Any
@@ -74,7 +74,7 @@ def test_int8(runtime: str) -> None:
         assert not {'Conv', 'Add'} & set(profile(runtime, quantised, *how)[1])
 
 
-def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'openvino', None)
     images: Any = np.zeros((1, 3, 32, 32), np.float32)
     with pytest.raises(UserError, match=r'openvino .*mmrla\[runtimes\]'):

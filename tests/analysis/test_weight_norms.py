@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Figure 2: norms of the weights that are there, a fit that finds what it should."""
+"""Figure 2: weight norms and their exponential fits."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from mmrla.errors import UserError
 from mmrla.models import DenseNetBC, RLAResNet
 
 
-def test_fit_of_an_exponential() -> None:
+def test_fit_of_exact_exponential() -> None:
     n = np.arange(1, 16)
     fit = weight_norms.fit_exponential(n, 7.5 * np.exp(-0.31 * n))
     assert fit is not None
@@ -22,7 +22,7 @@ def test_fit_of_an_exponential() -> None:
     np.testing.assert_allclose(fit([0, 2]), [7.5, 7.5 * np.exp(-0.62)])
 
 
-def test_r_squared_is_the_share_of_the_variance() -> None:
+def test_r_squared() -> None:
     n, rng = np.arange(1, 40), np.random.default_rng(0)
     values = 5 * np.exp(-0.2 * n) + rng.normal(0, 0.2, len(n))
     fit = weight_norms.fit_exponential(n, np.abs(values))
@@ -33,7 +33,7 @@ def test_r_squared_is_the_share_of_the_variance() -> None:
     assert fit.rate == pytest.approx(0.2, abs=0.05)
 
 
-def test_two_points_are_no_fit() -> None:
+def test_two_points_are_too_few_for_fit() -> None:
     assert weight_norms.fit_exponential([1, 2], [3.0, 2.0]) is None
 
 
@@ -76,7 +76,7 @@ def test_norms_of_known_weights(sharing: str) -> None:
         (DenseNetBC(depth=22), 'sharing=None'),
     ],
 )
-def test_networks_that_share_nothing(model: torch.nn.Module, words: str) -> None:
+def test_networks_without_shared_convs(model: torch.nn.Module, words: str) -> None:
     with pytest.raises(UserError, match=words):
         weight_norms.shared_norms(model)
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Converted files compute what the released code computes, and go back to it."""
+"""Converted files give the released code's outputs and convert back exactly."""
 
 import re
 from pathlib import Path
@@ -47,7 +47,7 @@ def _assert_same(found: Dict[str, Any], expected: Dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
-def test_outputs_are_golden_and_the_way_back_is_exact(
+def test_golden_outputs_and_exact_round_trip(
     released: Any, tmp_path: Path, name: str
 ) -> None:
     path = released.save(name, tmp_path / 'file.pth.tar')
@@ -64,9 +64,7 @@ def test_outputs_are_golden_and_the_way_back_is_exact(
     _assert_same(back['state_dict'], original['state_dict'])
 
 
-def test_the_other_wiring_does_not_give_the_golden_outputs(
-    released: Any, tmp_path: Path
-) -> None:
+def test_wrong_wiring_changes_golden_outputs(released: Any, tmp_path: Path) -> None:
     path = released.save('rla_resnet50', tmp_path / 'file.pth.tar')
     converted = convert(path, arch='rla_resnet50@residual')
     model = network_of(converted.checkpoint, path)
@@ -75,7 +73,7 @@ def test_the_other_wiring_does_not_give_the_golden_outputs(
     assert report.differences[name] > 1e-3
 
 
-def test_meta_is_plain_data_and_its_config_builds_the_network(
+def test_meta_is_plain_data_with_config_of_network(
     released: Any, tmp_path: Path
 ) -> None:
     path = released.save('rla_resnet50', tmp_path / 'x.pth.tar', constant=True)
@@ -116,7 +114,7 @@ def test_files_without_arch(
     _assert_same(export(converted.checkpoint).checkpoint, torch.load(tmp_path / file))
 
 
-def test_unknown_arch_in_the_file_is_noted(released: Any, tmp_path: Path) -> None:
+def test_unknown_arch_in_file_is_noted(released: Any, tmp_path: Path) -> None:
     path = tmp_path / 'x.pth.tar'
     weights = released.constants('dsrla_mobilenetv2_k32')
     torch.save(dict(arch='mine', state_dict=weights), path)
@@ -163,7 +161,7 @@ def test_detector_of_other_classes(
 
 
 @pytest.mark.parametrize('layout', ['rla_resnet50', 'dsrla_mobilenetv2_k32'])
-def test_export_without_a_record_gives_the_published_names(
+def test_export_without_record_uses_published_names(
     released: Any, tmp_path: Path, layout: str
 ) -> None:
     path = released.save(layout, tmp_path / 'x.pth.tar', constant=True)
@@ -175,7 +173,7 @@ def test_export_without_a_record_gives_the_published_names(
     assert all(torch.equal(value, original[name]) for name, value in back.items())
 
 
-def test_export_of_the_papers_wiring_says_so(released: Any, tmp_path: Path) -> None:
+def test_export_notes_wiring_of_paper(released: Any, tmp_path: Path) -> None:
     path = released.save('rla_resnet50', tmp_path / 'x.pth.tar', constant=True)
     checkpoint = convert(path, arch='rla_resnet50@residual').checkpoint
     del checkpoint['meta']['released']
@@ -205,7 +203,7 @@ def _change(weights: Dict[str, Any], how: str) -> None:
         ('wider', r'stages.0.0.conv1.weight is \(64, 97, 1, 1\)'),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(
+def test_misfitting_weights_are_refused(
     released: Any, tmp_path: Path, how: str, message: str
 ) -> None:
     weights = released.constants('rla_resnet50')
@@ -215,7 +213,7 @@ def test_weights_that_do_not_fit_are_refused(
         convert(tmp_path / 'x.pth')
 
 
-def test_copies_of_a_tied_conv_must_be_equal(released: Any, tmp_path: Path) -> None:
+def test_unequal_copies_of_tied_conv_are_refused(released: Any, tmp_path: Path) -> None:
     weights = released.constants('dsrla_mobilenetv2_k32')
     weights['recurrent_dsconvs.3.weight'] = weights['recurrent_dsconvs.3.weight'] + 1
     arch = 'dsrla_mobilenetv2_k32'
@@ -224,9 +222,7 @@ def test_copies_of_a_tied_conv_must_be_equal(released: Any, tmp_path: Path) -> N
         convert(tmp_path / 'x.pth')
 
 
-def test_plain_networks_and_converted_ones_need_no_conversion(
-    released: Any, tmp_path: Path
-) -> None:
+def test_plain_and_converted_files_are_refused(released: Any, tmp_path: Path) -> None:
     plain = {'conv1.weight': torch.zeros(1), 'layer1.0.conv1.weight': torch.zeros(1)}
     torch.save(plain, tmp_path / 'resnet50.pth')
     with pytest.raises(CheckpointError, match='plain network, which needs no conver'):
@@ -237,7 +233,7 @@ def test_plain_networks_and_converted_ones_need_no_conversion(
         convert(tmp_path / 'y.pth')
 
 
-def test_batch_counters_may_be_missing(released: Any, tmp_path: Path) -> None:
+def test_missing_batch_counters_are_added(released: Any, tmp_path: Path) -> None:
     weights = released.constants('rla_resnet50')
     kept = {n: v for n, v in weights.items() if 'num_batches_tracked' not in n}
     torch.save(dict(arch='rla_resnet50', state_dict=kept), tmp_path / 'x.pth')
@@ -270,7 +266,7 @@ def test_each_network_has_a_config(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETWORKS))
 def test_each_network_has_names_of_its_own(name: str, no_init: None) -> None:
-    """No released name stands for two of our tensors, and none is without one."""
+    """Released names and our tensors match one to one."""
     model = build_model(network_config(NETWORKS[name]))
     places = released_names(list(model.state_dict()))
     whole = [n for p in places.values() for n in p.names if p.part == 'all']
@@ -280,7 +276,7 @@ def test_each_network_has_names_of_its_own(name: str, no_init: None) -> None:
     assert all(n.endswith('.wiring') for n in left)
 
 
-def test_page_has_the_published_table() -> None:
+def test_page_lists_published_files() -> None:
     text = (Path(__file__).parents[2] / 'docs/published_weights.md').read_text()
     for published in PUBLISHED:
         row = next(r for r in text.splitlines() if f'[{published.name}]' in r)

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The digit scenes: right annotations, same seed same data, broken data noticed."""
+"""Digit scenes: annotations, reproducibility, repair of broken data."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def snapshot(root):
     }
 
 
-def test_boxes_and_areas_are_those_of_the_masks(coco):
+def test_boxes_and_areas_match_masks(coco):
     assert coco.anns
     for annotation in coco.anns.values():
         mask = coco.annToMask(annotation)
@@ -80,14 +80,14 @@ def test_boxes_and_areas_are_those_of_the_masks(coco):
         assert annotation['iscrowd'] == 0
 
 
-def test_masks_are_the_visible_parts(coco):
+def test_masks_do_not_overlap(coco):
     for image_id in coco.imgs:
         masks = [coco.annToMask(a) for a in coco.imgToAnns[image_id]]
         assert np.sum(masks, axis=0).max() == 1
 
 
 def test_masks_lie_on_the_digits(made, coco):
-    """A mask's pixels have another colour than the ring around it."""
+    """Inside a mask the colour differs from that of the ring around it."""
     split = 'train' if len(coco.imgs) == PARAMS.num_train else 'val'
     contrasts = []
     for image_id, info in coco.imgs.items():
@@ -102,7 +102,7 @@ def test_masks_lie_on_the_digits(made, coco):
     assert min(contrasts) > 30
 
 
-def test_scenes_are_as_asked_for(coco):
+def test_scenes_follow_parameters(coco):
     for image_id in coco.imgs:
         annotations = coco.imgToAnns[image_id]
         assert 3 <= len(annotations) <= 8
@@ -142,7 +142,7 @@ def test_other_seed_other_data(made, tmp_path):
     assert (tmp_path / 'other' / image).read_bytes() != (made / image).read_bytes()
 
 
-def test_a_scene_does_not_depend_on_their_number(made, tmp_path):
+def test_scenes_do_not_depend_on_their_number(made, tmp_path):
     write_digit_scenes(tmp_path / 'fewer', replace(PARAMS, num_train=2, num_val=1))
     for name in ('train/000002.jpg', 'val/000001.jpg'):
         assert (tmp_path / 'fewer' / name).read_bytes() == (made / name).read_bytes()
@@ -208,7 +208,7 @@ def test_values_out_of_range_are_refused(values, message):
         DigitSceneParams(**values)
 
 
-def test_a_good_data_set_is_used_again(copied):
+def test_good_data_set_is_reused(copied):
     before = {p: p.stat().st_mtime_ns for p in copied.rglob('*')}
     assert ensure_digit_scenes(copied, PARAMS) is None
     assert {p: p.stat().st_mtime_ns for p in copied.rglob('*')} == before
@@ -246,7 +246,7 @@ def remove_all(root):
         (remove_all, 'no readable parameters.json'),
     ],
 )
-def test_a_broken_data_set_is_made_again(copied, made, harm, problem):
+def test_broken_data_set_is_made_again(copied, made, harm, problem):
     harm(copied)
     assert problem in str(ensure_digit_scenes(copied, PARAMS))
     assert snapshot(copied) == snapshot(made)
@@ -268,7 +268,7 @@ def test_foreign_files_are_kept(copied):
     assert (copied / 'notes.txt').read_text() == 'mine'
 
 
-def test_a_failure_leaves_what_was_there(copied, monkeypatch):
+def test_failure_keeps_previous_data(copied, monkeypatch):
     before = snapshot(copied)
 
     def fail(*args):
@@ -289,7 +289,7 @@ def test_without_mlxtend(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_mmdet_loads_it(made):
+def test_mmdet_loads_scenes(made):
     init_default_scope('mmdet')
     cfg = Config.fromfile(CONFIG)
     cfg.train_dataloader.dataset.data_root = str(made)

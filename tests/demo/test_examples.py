@@ -1,12 +1,9 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The examples, on converted files of released layout."""
+"""The programs in demo/, on files with the layout of the released ones."""
 
 import functools
-import importlib.util
 import json
 import re
-import sys
-from pathlib import Path
 from typing import List
 
 import cv2
@@ -22,32 +19,19 @@ from mmrla.checkpoints.convert import convert, convert_once
 from mmrla.engine.checkpoint_io import save_file
 from mmrla.errors import UserError
 
-from ..tools.conftest import isolated
+from ..tools.conftest import call, isolated
 
-DEMO = Path(__file__).resolve().parents[2] / 'demo'
+#: All of them load weights.
+pytestmark = pytest.mark.usefixtures('no_init')
 
 
 def example(name):
-    """The ``main`` of an example; as a program it finds its neighbours."""
-    spec = importlib.util.spec_from_file_location(f'demo_{name}', DEMO / f'{name}.py')
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(DEMO))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(DEMO))
-
-    def call(*args):
-        with isolated():
-            module.main([str(arg) for arg in args])
-
-    return call
+    """A function that runs a program of demo/ in this process."""
+    return functools.partial(call, name, folder='demo')
 
 
 def shrink(cfg):
-    """For a test: small images, and few of the many things that it is sure of."""
+    """Small images and few detections."""
     (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize')
     resize.scale = (96, 96)
     cfg.model.test_cfg.rpn.max_per_img = 20
@@ -56,7 +40,7 @@ def shrink(cfg):
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
-    """A folder of pictures, and something else in it."""
+    """A folder of pictures and one other file."""
     folder = tmp_path_factory.mktemp('photos')
     rng = np.random.default_rng(0)
     for name, shape in (('a.png', (48, 64, 3)), ('b.jpg', (60, 40, 3))):
@@ -75,7 +59,7 @@ def classifier(released, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def detector(released, tmp_path_factory):
-    """A Mask R-CNN that is sure of many things."""
+    """A Mask R-CNN with small images and few detections."""
     folder = tmp_path_factory.mktemp('detector')
     path = released.save_detector('mask_rcnn', folder / 'released.pth')
     checkpoint = convert(path).checkpoint
@@ -86,7 +70,7 @@ def detector(released, tmp_path_factory):
     return folder / 'mmrla.pth'
 
 
-def test_classify_a_folder_and_an_image(classifier, photos, tmp_path, capsys):
+def test_classify_folder_and_image(classifier, photos, tmp_path, capsys):
     example('classify_image')(
         classifier,
         photos,
@@ -106,7 +90,7 @@ def test_classify_a_folder_and_an_image(classifier, photos, tmp_path, capsys):
     assert len(list((tmp_path / 'out').iterdir())) >= 2
 
 
-def test_detect_in_a_folder(detector, photos, tmp_path, capsys):
+def test_detect_in_folder(detector, photos, tmp_path, capsys):
     example('detect_image')(
         detector,
         photos,
@@ -126,8 +110,8 @@ def test_detect_in_a_folder(detector, photos, tmp_path, capsys):
     assert len(list((tmp_path / 'preds').glob('*.json'))) == 2
 
 
-def test_one_palette(detector, photos, tmp_path, monkeypatch):
-    """Classes of one's own data: CocoDataset brings COCO's colours, two reds first."""
+def test_palette_of_own_classes(detector, photos, tmp_path, monkeypatch):
+    """Own classes are not drawn in COCO's colours, of which the first two are reds."""
     from mmdet.datasets import CocoDataset
     from mmdet.visualization import DetLocalVisualizer
 
@@ -150,7 +134,7 @@ def test_one_palette(detector, photos, tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """Converted configs that look at small images and keep few objects."""
+    """Let converted configs use small images and keep few detections."""
     build = convert_module.network_config
 
     def small(network, detector=None):
@@ -162,10 +146,10 @@ def small_networks(monkeypatch):
     monkeypatch.setattr(convert_module, 'network_config', small)
 
 
-def test_published_file_is_taken_as_it_is(
+def test_published_detector_is_converted_once(
     released, photos, tmp_path, capsys, small_networks
 ):
-    """Downloaded, named, nothing else: converted once, detections drawn."""
+    """A downloaded file is converted on first use; the next call reuses the result."""
     path = released.save_detector(
         'mask_rcnn', tmp_path / 'mask_rcnn_r50rla_fpn_1x_coco_395.pth'
     )
@@ -192,8 +176,8 @@ def test_published_file_is_taken_as_it_is(
     assert sorted(p.name for p in tmp_path.glob('*.pth')) == [result.name, path.name]
 
 
-def test_conversion_is_of_this_file_and_version(released, tmp_path):
-    """What is torn, or was made of another file or by another version, is made anew."""
+def test_stale_or_torn_conversion_is_redone(released, tmp_path):
+    """So is a conversion of another file or by another version."""
     path = released.save('dsrla_mobilenetv2_k32', tmp_path / 'released.pth.tar', True)
     result = convert_once(path)
     assert result == tmp_path / 'released.mmrla.pth'
@@ -214,14 +198,14 @@ def test_conversion_is_of_this_file_and_version(released, tmp_path):
     assert convert_once(result) == result
 
 
-def test_published_classifier_is_taken_as_it_is(released, photos, tmp_path, capsys):
+def test_published_classifier_is_converted(released, photos, tmp_path, capsys):
     path = released.save('dsrla_mobilenetv2_k32', tmp_path / 'released.pth.tar', True)
     example('classify_image')(path, photos / 'a.png', '--device', 'cpu')
     assert (tmp_path / 'released.mmrla.pth').is_file()
     assert re.search(r'a\.png: .+ \(\d\.\d{3}\)', capsys.readouterr().out)
 
 
-def test_conversion_that_cannot_be_written_names_the_way_out(released, tmp_path):
+def test_unwritable_conversion_names_tool(released, tmp_path):
     path = released.save('dsrla_mobilenetv2_k32', tmp_path / 'released.pth.tar', True)
     (tmp_path / 'released.mmrla.pth').mkdir()
     with pytest.raises(UserError, match=r'rlanet_to_mmrla\.py'):
@@ -231,14 +215,14 @@ def test_conversion_that_cannot_be_written_names_the_way_out(released, tmp_path)
 @pytest.mark.parametrize(
     'names', [['backbone.stages.0.0.norm.weight'], ['conv1.weight'], ['rla.0.wiring']]
 )
-def test_other_checkpoints_are_left_alone(tmp_path, names):
+def test_other_checkpoints_are_not_converted(tmp_path, names):
     path = tmp_path / 'x.pth'
     torch.save(dict(state_dict={name: torch.zeros(1) for name in names}), path)
     assert convert_once(path) == path
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_inferencer_needs_the_checkpoint_alone(detector, photos, tmp_path):
+def test_inferencer_from_checkpoint_alone(detector, photos, tmp_path):
     with isolated():
         inferencer = DetInferencer(weights=str(detector), device='cpu')
         result = inferencer(str(photos / 'a.png'), out_dir=str(tmp_path))
@@ -247,7 +231,7 @@ def test_inferencer_needs_the_checkpoint_alone(detector, photos, tmp_path):
     assert inferencer.model.dataset_meta['classes'][0] == 'person'
 
 
-def test_detect_in_a_video(detector, photos, tmp_path, capsys):
+def test_detect_in_video(detector, photos, tmp_path, capsys):
     video = cv2.VideoWriter(
         str(tmp_path / 'in.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 5, (64, 48)
     )
@@ -262,7 +246,7 @@ def test_detect_in_a_video(detector, photos, tmp_path, capsys):
     assert int(cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FRAME_COUNT)) == 2
 
 
-def test_features_of_a_classifier(classifier, photos, tmp_path):
+def test_features_of_classifier(classifier, photos, tmp_path):
     example('extract_features')(
         classifier, photos, '--out-dir', tmp_path, '--device', 'cpu'
     )
@@ -281,7 +265,7 @@ def test_features_of_a_classifier(classifier, photos, tmp_path):
     assert (tmp_path / 'b.npz').is_file()
 
 
-def test_features_of_a_detector(detector, photos, tmp_path):
+def test_features_of_detector(detector, photos, tmp_path):
     example('extract_features')(
         detector, photos / 'a.png', '--out-dir', tmp_path, '--device', 'cpu'
     )
@@ -290,7 +274,7 @@ def test_features_of_a_detector(detector, photos, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['classify_image', 'extract_features'])
-def test_bad_inputs_end_with_one_line(classifier, photos, tmp_path, capsys, name):
+def test_bad_inputs_give_one_line(classifier, photos, tmp_path, capsys, name):
     bare = tmp_path / 'bare.pth'
     torch.save(dict(state_dict={}), bare)
     (tmp_path / 'empty').mkdir()
@@ -309,7 +293,7 @@ def test_bad_inputs_end_with_one_line(classifier, photos, tmp_path, capsys, name
         assert not any('Traceback' in line for line in lines)
 
 
-def test_bad_video_ends_with_one_line(detector, photos, tmp_path, capsys):
+def test_bad_video_gives_one_line(detector, photos, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         example('detect_video')(detector, photos / 'notes.txt', tmp_path / 'out.mp4')
     assert ended.value.code == 2
@@ -320,9 +304,7 @@ def test_bad_video_ends_with_one_line(detector, photos, tmp_path, capsys):
     'name, wrong',
     [('detect_image', 'classifier'), ('classify_image', 'detector')],
 )
-def test_a_checkpoint_of_the_other_task_is_one_line(
-    name, wrong, photos, capsys, request
-):
+def test_checkpoint_of_other_task_gives_one_line(name, wrong, photos, capsys, request):
     checkpoint = request.getfixturevalue(wrong)
     with pytest.raises(SystemExit) as ended:
         example(name)(checkpoint, photos / 'a.png', '--device', 'cpu')

@@ -35,7 +35,7 @@ def test_stored_outputs() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it leaves in ``--basetemp`` is what the repository stores."""
+    """The executed notebook stays in ``--basetemp``, to be stored in the repository."""
     nbclient = pytest.importorskip('nbclient')
     pytest.importorskip('ipykernel')
     import nbformat

@@ -54,7 +54,7 @@ CHECKPOINT: Dict[str, Any] = dict(
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_a_checkpoint_of_mmengine_is_read_without_its_objects(tmp_path, zipped):
+def test_foreign_checkpoint_is_read_without_objects(tmp_path, zipped):
     path, witness = tmp_path / 'x.pth', tmp_path / 'run'
     torch.save(
         dict(CHECKPOINT, evil=Evil(witness)),
@@ -73,7 +73,7 @@ def test_a_checkpoint_of_mmengine_is_read_without_its_objects(tmp_path, zipped):
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_strictly_other_objects_are_refused_by_name(tmp_path, zipped):
+def test_strict_loading_names_refused_objects(tmp_path, zipped):
     path, witness = tmp_path / 'x.pth', tmp_path / 'run'
     for other, name in ((Evil(witness), 'builtins.getattr'), (Path(), 'pathlib.')):
         content = dict(state_dict=dict(a=torch.ones(1)), other=other)
@@ -94,14 +94,14 @@ class Loaded(Evil):
 
 class Lookup:
     def __call__(self):
-        """Only what has this can be named as a constructor."""
+        """Makes instances callable, as constructors must be."""
 
     def __reduce__(self):
         return getattr, (Path, 'touch')
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_no_opcode_reaches_a_function(tmp_path, protocol):
+def test_no_pickle_opcode_calls_a_function(tmp_path, protocol):
     witness = tmp_path / 'run'
     stream = pickle.dumps([Loaded(witness), 5], protocol=protocol)
     assert checkpoint_io._Unpickler(io.BytesIO(stream)).load()[1] == 5
@@ -112,7 +112,7 @@ def test_no_opcode_reaches_a_function(tmp_path, protocol):
 
 
 @pytest.mark.parametrize('content', [b'', b'<html>', b'PK\x03\x04', b'\x80\x02}q\x00.'])
-def test_other_files_are_refused_by_name(tmp_path, content):
+def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / 'x.pth'
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match='x.pth'):
@@ -123,17 +123,17 @@ def test_other_files_are_refused_by_name(tmp_path, content):
     'content',
     [None, [], {}, {'epoch': 3}, {'state_dict': {'a': 3}}, {1: torch.ones(1)}],
 )
-def test_what_holds_no_weights_is_refused(content):
+def test_files_without_weights_are_refused(content):
     with pytest.raises(CheckpointError, match='holds no weights'):
         state_dict_of(content, 'x.pth')
 
 
-def test_prefixes_of_wrappers_are_dropped():
+def test_wrapper_prefixes_are_dropped():
     weights = {'state_dict': {'module.a': torch.ones(1), 'b': torch.ones(1)}}
     assert list(state_dict_of(weights, 'x.pth')) == ['a', 'b']
 
 
-def test_mmengine_reads_foreign_files_safely_and_its_own_in_full(tmp_path, monkeypatch):
+def test_own_files_load_in_full_and_foreign_safely(tmp_path, monkeypatch):
     monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
     own, foreign = str(tmp_path / 'own.pth'), str(tmp_path / 'foreign.pth')
     for path in (own, foreign):
@@ -168,14 +168,14 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize('how', ['cut', 'empty', 'zeroed'])
-def test_torn_files_are_told_from_whole_ones(tmp_path, how):
+def test_torn_files_are_not_whole(tmp_path, how):
     path = save(tmp_path / 'x.pth', 100)
     assert is_whole(str(path))
     damage(path, how)
     assert not is_whole(str(path))
 
 
-def test_a_zip_archive_of_something_else_is_not_whole(tmp_path):
+def test_other_zip_archives_are_not_whole(tmp_path):
     np.savez(tmp_path / 'x.npz', a=np.ones(2))
     assert not is_whole(str(tmp_path / 'x.npz'))
 
@@ -185,18 +185,18 @@ class TestNewestWhole:
         found = newest_whole(str(folder), str(folder), template)
         return found and Path(found).name
 
-    def test_nothing(self, tmp_path):
+    def test_no_checkpoint(self, tmp_path):
         assert self.newest(tmp_path) is None
         assert self.newest(tmp_path / 'not there') is None
 
-    def test_what_last_checkpoint_names(self, tmp_path):
+    def test_last_checkpoint_is_followed(self, tmp_path):
         save(tmp_path / 'epoch_2.pth', 200)
         last = save(tmp_path / 'epoch_1.pth', 100)
         (tmp_path / 'last_checkpoint').write_text(str(last))
         assert self.newest(tmp_path) == 'epoch_1.pth'
 
     @pytest.mark.parametrize('pointer', [None, '', '\0' * 40, '/gone/epoch_9.pth'])
-    def test_the_newest_where_last_checkpoint_is_no_help(self, tmp_path, pointer):
+    def test_newest_without_usable_last_checkpoint(self, tmp_path, pointer):
         if pointer is not None:
             (tmp_path / 'last_checkpoint').write_text(pointer)
         save(tmp_path / 'epoch_9.pth', 100)
@@ -208,7 +208,7 @@ class TestNewestWhole:
         assert self.newest(tmp_path, 'iter_{}.pth') is None
 
     @pytest.mark.parametrize('how', ['cut', 'empty', 'zeroed'])
-    def test_torn_ones_are_passed_over(self, tmp_path, how, capsys):
+    def test_torn_files_are_skipped(self, tmp_path, how, capsys):
         save(tmp_path / 'epoch_1.pth', 100)
         torn = [save(tmp_path / f'epoch_{i}.pth', 100 * i) for i in (2, 3)]
         for path in torn:
@@ -227,7 +227,7 @@ def test_equal_objects_give_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     'error', [OSError(errno.ENOSPC, 'No space left on device'), RuntimeError('full')]
 )
-def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, error):
+def test_failed_save_keeps_old_file(tmp_path, monkeypatch, error):
     path = tmp_path / 'x.pth'
     save_file(dict(a=1), path)
     before = path.read_bytes()
@@ -243,7 +243,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, error):
     assert os.listdir(tmp_path) == ['x.pth']
 
 
-def test_a_folder_is_not_written_over(tmp_path):
+def test_folder_is_not_overwritten(tmp_path):
     with pytest.raises(CheckpointError, match='Is a directory'):
         save_file({}, tmp_path / '..' / tmp_path.name)
     assert tmp_path.is_dir()
@@ -258,7 +258,7 @@ class TestAtomicBackend:
         assert os.listdir(path.parent) == ['x.pth']
 
     @pytest.mark.parametrize('step', ['fsync', 'replace'])
-    def test_a_full_disk_leaves_what_was_there(self, tmp_path, monkeypatch, step):
+    def test_full_disk_keeps_old_file(self, tmp_path, monkeypatch, step):
         path = tmp_path / 'x.pth'
         path.write_bytes(b'before')
 
@@ -273,10 +273,8 @@ class TestAtomicBackend:
         assert os.listdir(tmp_path) == ['x.pth']
 
     @pytest.mark.parametrize('step', ['fsync', 'open'])
-    def test_a_folder_that_cannot_be_brought_to_the_disk(
-        self, tmp_path, monkeypatch, step
-    ):
-        """Whatever a mount says of it: the file is whole."""
+    def test_folder_that_cannot_be_synced(self, tmp_path, monkeypatch, step):
+        """The file is whole, whatever error the mount gives."""
         original = getattr(os, step)
 
         def refuse(what, *args):
@@ -293,8 +291,8 @@ class TestAtomicBackend:
         AtomicBackend().put(b'x', str(tmp_path / 'x.pth'))
         assert (tmp_path / 'x.pth').read_bytes() == b'x'
 
-    def test_the_name_comes_last(self, tmp_path, monkeypatch):
-        """Whatever is cut off before the renaming, it is not under the name."""
+    def test_rename_comes_last(self, tmp_path, monkeypatch):
+        """Until the content is on the disk, the name does not exist."""
         path = tmp_path / 'x.pth'
         seen: List[bool] = []
         monkeypatch.setattr(
@@ -306,7 +304,7 @@ class TestAtomicBackend:
         assert seen == [False, True]  # the file, then the folder
         assert path.read_bytes() == b'x'
 
-    def test_outdated_files_stay_until_asked(self, tmp_path):
+    def test_outdated_files_stay_until_removed(self, tmp_path):
         backend = AtomicBackend()
         paths = [tmp_path / name for name in 'abc']
         for path in paths[:2]:
@@ -320,7 +318,7 @@ class TestAtomicBackend:
         assert paths[1].exists()  # forgotten, not kept for later
 
 
-def test_pickle_protocols_are_all_read(tmp_path):
+def test_all_pickle_protocols_load(tmp_path):
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         torch.save(CHECKPOINT, tmp_path / 'x.pth', pickle_protocol=protocol)
         assert load_foreign(str(tmp_path / 'x.pth'))['meta'] == CHECKPOINT['meta']

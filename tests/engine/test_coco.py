@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Annotation files that are right stay so; wrong ones are in test_bad_inputs.py."""
+"""Valid annotation files pass; invalid ones are in test_bad_inputs.py."""
 
 import copy
 import json
@@ -19,16 +19,16 @@ CONTENT: Dict[str, Any] = dict(
 )
 
 
-def test_a_good_file() -> None:
+def test_good_file_passes() -> None:
     check_annotations(CONTENT, 'a.json')
 
 
-def test_a_test_sets_file_has_no_annotations() -> None:
+def test_file_without_annotations_passes() -> None:
     content = {k: v for k, v in CONTENT.items() if k != 'annotations'}
     check_annotations(content, 'a.json')
 
 
-def test_what_mmdet_ignores_needs_no_box() -> None:
+def test_ignored_objects_need_no_box() -> None:
     content = copy.deepcopy(CONTENT)
     content['annotations'][0] = dict(id=1, image_id=7, category_id=2, ignore=1)
     check_annotations(content, 'a.json')
@@ -37,7 +37,9 @@ def test_what_mmdet_ignores_needs_no_box() -> None:
 @pytest.mark.parametrize(
     'key, kind', [('image_id', 'images'), ('category_id', 'categories')]
 )
-def test_strangers_are_told(key: str, kind: str, capsys: pytest.CaptureFixture) -> None:
+def test_unknown_ids_are_reported(
+    key: str, kind: str, capsys: pytest.CaptureFixture
+) -> None:
     content = copy.deepcopy(CONTENT)
     content['annotations'][0][key] = 99
     check_annotations(content, 'a.json')
@@ -45,7 +47,7 @@ def test_strangers_are_told(key: str, kind: str, capsys: pytest.CaptureFixture) 
     assert f'a.json: 1 of 1 annotations are of {kind} that are not in the file' in out
 
 
-def test_files_are_read_through_a_backend(tmp_path: Path) -> None:
+def test_read_through_backend(tmp_path: Path) -> None:
     path = tmp_path / 'a.json'
     path.write_text(json.dumps(CONTENT))
     assert read(str(path), dict(backend='local')) == CONTENT
@@ -54,7 +56,7 @@ def test_files_are_read_through_a_backend(tmp_path: Path) -> None:
         read(str(path))
 
 
-def test_what_is_left_out_is_counted_as_mmdet_does() -> None:
+def test_drop_counts() -> None:
     content = copy.deepcopy(CONTENT)
     box = content['annotations'][0]
     changes: Any = [
@@ -87,7 +89,7 @@ def test_what_is_left_out_is_counted_as_mmdet_does() -> None:
         (None, False),
     ],
 )
-def test_masks_that_can_be_scored(segmentation: Any, good: bool) -> None:
+def test_scorable_masks(segmentation: Any, good: bool) -> None:
     api = COCO()
     api.dataset = copy.deepcopy(CONTENT)
     api.dataset['annotations'][0].update(iscrowd=0, segmentation=segmentation)

@@ -37,7 +37,7 @@ def test_datasets_are_found_in_wrappers(dataset, keys):
 
 
 def whole(dataset, scope='mmdet'):
-    """A config of a training set alone."""
+    """A config with nothing but a training set."""
     text = dict(default_scope=scope, train_dataloader=dict(dataset=dataset))
     return Config(text)
 
@@ -50,19 +50,19 @@ def test_missing_files_are_found_in_wrappers(name):
         build_dataset(whole(dataset), 'train')
 
 
-def test_datasets_that_do_not_download_themselves():
+def test_missing_root_without_download():
     dataset = dict(type='CIFAR10', data_root='nowhere', split='train', download=False)
     with pytest.raises(UserError, match='data root nowhere'):
         build_dataset(whole(dataset, 'mmpretrain'), 'train')
 
 
-def test_what_a_file_backend_lacks_is_not_called_missing():
+def test_missing_backend_package_is_named():
     dataset = leaf(data_root='s3://bucket/', data_prefix=dict(img='train/'))
     with pytest.raises(UserError, match='ImportError'):
         build_dataset(whole(dataset), 'train')
 
 
-def test_home_stands_in_paths_of_data_alone(tmp_path, monkeypatch):
+def test_tilde_is_expanded_in_data_paths_only(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', '/home/x')
     (tmp_path / 'a.py').write_text(
         "train_dataloader = dict(dataset=dict(datasets=[dict(data_root='~/d')]))\n"
@@ -84,13 +84,13 @@ def test_home_stands_in_paths_of_data_alone(tmp_path, monkeypatch):
         ('mmpretrain', None, 'mmpretrain'),
     ],
 )
-def test_a_library_is_told_by_the_class_of_the_model(scope, model, expected):
+def test_library_of_model_type(scope, model, expected):
     pytest.importorskip(expected)
     cfg = Config(dict(default_scope=scope, model=model and dict(type=model)))
     assert config.library(cfg) == expected
 
 
-def test_a_library_is_told_by_a_class():
+def test_library_of_model_class():
     base = pytest.importorskip('mmdet.models.detectors').FasterRCNN
     mine = type('Mine', (base,), {})
     assert config.library(Config(dict(model=dict(type=mine)))) == 'mmdet'
@@ -105,7 +105,7 @@ def test_a_library_is_told_by_a_class():
         ('mmpretrain', 0, dict(type='default_collate'), False),
     ],
 )
-def test_dataloaders_get_what_their_library_needs(scope, workers, collate, persistent):
+def test_dataloader_defaults_of_library(scope, workers, collate, persistent):
     loader = dict(num_workers=workers)
     cfg = Config(dict(default_scope=scope, val_dataloader=loader))
     config.set_dataloader_defaults(cfg)
@@ -114,7 +114,7 @@ def test_dataloaders_get_what_their_library_needs(scope, workers, collate, persi
     assert 'train_dataloader' not in cfg
 
 
-def test_dataloaders_keep_what_they_have():
+def test_dataloader_settings_are_kept():
     loader = dict(num_workers=2, collate_fn='mine', persistent_workers=False)
     cfg = Config(dict(default_scope='mmpretrain', train_dataloader=dict(loader)))
     config.set_dataloader_defaults(cfg)
@@ -133,7 +133,7 @@ def test_amp(monkeypatch):
 
 
 @pytest.mark.parametrize('given', [dict(base_batch_size=8), dict(enable=False)])
-def test_auto_scale_lr_with_and_without_the_keys(given, tmp_path):
+def test_auto_scale_lr_needs_base_batch_size(given, tmp_path):
     path = tmp_path / 'a.py'
     path.write_text(f'auto_scale_lr = {given}')
     cfg = config.load_config(str(path))
@@ -161,14 +161,14 @@ SAFE = 'mmrla.SafeCheckpointHook'
         (dict(checkpoint=None), None),
     ],
 )
-def test_checkpoints_are_made_safe(hooks, kind):
+def test_safe_checkpoint_hook_replaces_mmengines(hooks, kind):
     cfg = Config({} if hooks is None else dict(default_hooks=hooks))
     config.set_safe_checkpoints(cfg)
     hook = cfg.default_hooks.checkpoint
     assert (hook and hook.type) == kind
 
 
-def test_work_dir_of_option_config_and_name(tmp_path):
+def test_work_dir_precedence(tmp_path):
     for given, own, expected in (
         ('a', 'b', 'a'),
         (None, 'b', 'b'),
@@ -182,7 +182,7 @@ def test_work_dir_of_option_config_and_name(tmp_path):
 
 
 @pytest.mark.parametrize('ending', ['', '.py'])
-def test_configs_of_mmrla_go_by_name(ending, tmp_path, monkeypatch):
+def test_own_configs_load_by_name(ending, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = config.load_config(f'rla-resnet110_1xb128_cifar10{ending}')
     assert cfg.filename.endswith('configs/cifar/rla-resnet110_1xb128_cifar10.py')

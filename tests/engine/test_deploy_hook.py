@@ -28,7 +28,7 @@ def _is_deployed(model: Any) -> bool:
     return type(model[0]).__name__ == 'DeployedRLAResNet'
 
 
-def test_a_copy_is_tested() -> None:
+def test_deployed_copy_is_tested() -> None:
     runner = _runner()
     model = runner.model
     DeployHook().before_test_epoch(runner)
@@ -37,7 +37,9 @@ def test_a_copy_is_tested() -> None:
 
 
 @pytest.mark.parametrize('why', ['compile', 'layer1.0'])
-def test_what_forbids_it(why: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_compile_and_hooks_prevent_deploying(
+    why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     runner = _runner(compile=why == 'compile')
     model = runner.model
     if why == 'layer1.0':
@@ -50,7 +52,7 @@ def test_what_forbids_it(why: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_averaged_weights() -> None:
-    """EMA puts its weights in before, and takes them out of the model after."""
+    """EMAHook swaps its weights in before the test and out after it."""
     runner = _runner()
     model = runner.model
     ema, deploy = EMAHook(), DeployHook()
@@ -71,7 +73,7 @@ def test_averaged_weights() -> None:
             assert (a - b).abs().max() < 1e-4 * b.abs().max()
 
 
-def test_in_a_wrapper(tmp_path: Any) -> None:
+def test_model_in_ddp_wrapper(tmp_path: Any) -> None:
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
     )

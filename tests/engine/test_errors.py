@@ -51,7 +51,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize('error, status, message', SHOWN.values(), ids=list(SHOWN))
-def test_what_the_user_can_mend_is_one_line(error, status, message, capsys):
+def test_user_errors_are_one_line(error, status, message, capsys):
     with pytest.raises(SystemExit) as ended:
         fail_with(error)()
     assert ended.value.code == status
@@ -67,7 +67,7 @@ def test_bugs_keep_their_traceback(error):
         fail_with(error)()
 
 
-def test_what_processes_have_in_common_is_shown_once(monkeypatch, capsys, tmp_path):
+def test_common_error_of_processes_is_shown_once(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv('MMRLA_SHARED_FOLDER', str(tmp_path))
     for message in ('a', 'a', 'b', 'a'):
         with pytest.raises(SystemExit, match='2'):
@@ -76,7 +76,7 @@ def test_what_processes_have_in_common_is_shown_once(monkeypatch, capsys, tmp_pa
     assert [line[-1] for line in lines] == ['a', 'b']
 
 
-def test_the_shared_folder_may_be_gone(monkeypatch, capsys, tmp_path):
+def test_shared_folder_may_be_gone(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv('MMRLA_SHARED_FOLDER', str(tmp_path / 'gone'))
     with pytest.raises(SystemExit):
         fail_with(UserError('a'))()
@@ -91,7 +91,7 @@ def test_the_shared_folder_may_be_gone(monkeypatch, capsys, tmp_path):
         (KeyError('Net is not in the registry'), 'a.py: KeyError: Net is not in'),
     ],
 )
-def test_a_config_is_blamed_for_what_its_values_raise(error, message):
+def test_config_errors_name_the_config(error, message):
     with pytest.raises(UserError) as caught, config_errors('a.py'):
         raise error
     assert str(caught.value).startswith(message)
@@ -99,7 +99,7 @@ def test_a_config_is_blamed_for_what_its_values_raise(error, message):
 
 
 @pytest.mark.parametrize('error', [RuntimeError('x'), WiringMismatchError('x')])
-def test_but_not_for_others(error):
+def test_other_errors_pass_through(error):
     with pytest.raises(type(error)), config_errors('a.py'):
         raise error
 
@@ -110,8 +110,8 @@ def test_one_line():
 
 
 @pytest.mark.parametrize('name', ['torchvision://resnet50', 'https://a.org/x.pth'])
-def test_weights_that_cannot_be_fetched_are_named(name, monkeypatch, tmp_path, capsys):
-    """With the URL, and what to do."""
+def test_failed_download_names_weights(name, monkeypatch, tmp_path, capsys):
+    """The message has the URL and a remedy."""
 
     def refuse(*args, **kwargs):
         raise URLError('no route')
@@ -150,7 +150,7 @@ TREE = dict(
         (dict(type='Adam'), 'late'),
     ],
 )
-def test_the_key_of_what_was_being_built_is_named(built, key):
+def test_error_names_key_in_config(built, key):
     registry = Registry('anything')
     config = Config(TREE)
     with pytest.raises(UserError) as caught, config_errors(config, 'late'):
@@ -178,7 +178,7 @@ DCN = dict(dcn=dict(type='DCN'), stage_with_dcn=(True,) * 4)
         (dict(type='Nothing'), r'Nothing is not in .*DEBUG=1'),
     ],
 )
-def test_what_libraries_leave_out_is_said(no_init, cfg, message):
+def test_hints_for_errors_of_libraries(no_init, cfg, message):
     pytest.importorskip('mmdet')
     from mmdet.registry import MODELS
 
@@ -187,7 +187,7 @@ def test_what_libraries_leave_out_is_said(no_init, cfg, message):
         MODELS.build(cfg)
 
 
-def test_a_missing_package_is_the_configs():
+def test_missing_package_is_a_config_error():
     with pytest.raises(UserError, match='x: RuntimeError: lap is not installed'):
         with config_errors(Config(TREE), 'x'):
             raise RuntimeError('lap is not installed')

@@ -9,12 +9,11 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmrla.engine import SafeCheckpointHook, StepSeedHook, checkpoint_io
+from mmrla.engine import checkpoint_io
 from mmrla.engine.checkpoint_io import AtomicBackend, is_whole, newest_whole
 from mmrla.errors import UserError
 
@@ -55,7 +54,7 @@ class Score(BaseMetric):
 
 @pytest.fixture(autouse=True)
 def _same_loaders(monkeypatch):
-    """What reads checkpoints in a run that resumes is forgotten after the test."""
+    """Forget the loaders that a resumed run registers."""
     schemes = CheckpointLoader._schemes.copy()
     monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
 
@@ -107,7 +106,7 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, owner, name, number):
-    """Let the call of this number die before it does anything."""
+    """Let the call with this number die before it does anything."""
     original = getattr(owner, name)
     calls: List[int] = []
 
@@ -120,20 +119,14 @@ def kill_at(monkeypatch, owner, name, number):
     monkeypatch.setattr(owner, name, dying)
 
 
-def test_scoped_name_needs_no_import():
-    assert type(HOOKS.build(dict(type='mmrla.SafeCheckpointHook'))) is (
-        SafeCheckpointHook
-    )
-
-
-def test_the_newest_are_kept(tmp_path):
+def test_newest_checkpoints_are_kept(tmp_path):
     make_runner(tmp_path, max_keep_ckpts=2).train()
     assert files(tmp_path) == ['epoch_3.pth', 'epoch_4.pth', 'last_checkpoint']
     assert last(tmp_path) == 'epoch_4.pth'
 
 
 @pytest.mark.parametrize('hook', ['SafeCheckpointHook', 'CheckpointHook'])
-def test_what_is_saved_is_what_mmengine_saves(tmp_path, hook):
+def test_same_files_as_mmengine(tmp_path, hook):
     make_runner(tmp_path, type=hook, max_keep_ckpts=2, save_best='toy/acc').train()
     names = ['best_toy_acc_epoch_4.pth', 'epoch_3.pth', 'epoch_4.pth']
     assert files(tmp_path) == [*names, 'last_checkpoint']
@@ -146,8 +139,8 @@ def test_what_is_saved_is_what_mmengine_saves(tmp_path, hook):
 
 
 @pytest.mark.parametrize('step', ['open', 'fsync', 'replace', 'unlink'])
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch, step):
-    """And the run that resumes ends with the files and weights of any other."""
+def test_kill_at_any_call_leaves_whole_checkpoint(tmp_path, monkeypatch, step):
+    """The resumed run ends with the files and weights of an undisturbed one."""
     owner = Path if step in ('open', 'unlink') else os
     kwargs = dict(epochs=2, max_keep_ckpts=1, save_best='toy/acc')
     undisturbed = tmp_path / 'undisturbed'
@@ -178,16 +171,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch, s
     assert number > 2  # it did die at several
 
 
-def test_mmengine_itself_would_lose_the_only_checkpoint(tmp_path, monkeypatch):
-    """The reason for SafeCheckpointHook; the test above would not pass without."""
-    runner = make_runner(tmp_path, type='CheckpointHook', max_keep_ckpts=1)
-    kill_at(monkeypatch, torch, 'save', 2)
-    with pytest.raises(Killed):
-        runner.train()
-    assert not list(tmp_path.glob('epoch_*.pth'))
-
-
-def test_a_full_disk_is_told_and_costs_nothing(tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_keeps_files(tmp_path, monkeypatch):
     runner = make_runner(tmp_path, max_keep_ckpts=1)
     original, calls = os.fsync, []
 
@@ -205,7 +189,7 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path, monkeypatch):
     assert last(tmp_path) == 'epoch_1.pth'
 
 
-def test_going_on_from_an_older_one_keeps_the_newer_ones(tmp_path):
+def test_resuming_older_checkpoint_keeps_newer_ones(tmp_path):
     make_runner(tmp_path).train()
     before = (tmp_path / 'epoch_3.pth').read_bytes()
     make_runner(tmp_path, resume=tmp_path / 'epoch_2.pth').train()
@@ -214,37 +198,19 @@ def test_going_on_from_an_older_one_keeps_the_newer_ones(tmp_path):
     assert (folder / 'epoch_3.pth').read_bytes() == before
 
 
-def test_checkpoints_can_go_elsewhere(tmp_path):
+def test_out_dir(tmp_path):
     make_runner(tmp_path / 'work', out_dir=str(tmp_path / 'out'), epochs=1).train()
     assert files(tmp_path / 'out' / 'work') == ['epoch_1.pth']
     assert last(tmp_path / 'work') == 'epoch_1.pth'
 
 
-def test_backends_of_the_users_are_left_alone(tmp_path, monkeypatch):
+def test_own_backend_args_are_used(tmp_path, monkeypatch):
     monkeypatch.setattr(AtomicBackend, 'put', lambda *args: pytest.fail('used'))
     make_runner(tmp_path, epochs=2, backend_args=dict(backend='local')).train()
     assert files(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
 
 
-def test_without_seeding_a_resumed_run_differs(tmp_path, monkeypatch):
-    """What StepSeedHook is for."""
-    ends = {}
-    for seeded in (True, False):
-        if not seeded:
-            monkeypatch.setattr(StepSeedHook, '_seed', lambda *args: None)
-        for way in ('through', 'resumed'):
-            work_dir = tmp_path / f'{way}{seeded}'
-            if way == 'resumed':
-                make_runner(work_dir, epochs=1).train()
-                make_runner(work_dir, resume=work_dir / 'epoch_1.pth').train()
-            else:
-                make_runner(work_dir).train()
-            ends[way] = torch.load(work_dir / 'epoch_4.pth', weights_only=False)
-        state = [ends[way]['state_dict']['linear.weight'] for way in sorted(ends)]
-        assert state[0].equal(state[1]) == seeded
-
-
-def test_steps_have_different_numbers(tmp_path):
+def test_each_step_draws_other_numbers(tmp_path):
     drawn: List[float] = []
     model_forward = Toy.forward
     try:

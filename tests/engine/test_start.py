@@ -57,7 +57,7 @@ LAYERS = [f'backbone.layer{i}' for i in (1, 2, 3, 4)]
         ),
     ],
 )
-def test_what_was_never_trained_is_named(no_init, library, kwargs, frozen, norms):
+def test_untrained_parts_are_named(no_init, library, kwargs, frozen, norms):
     if 'norm_cfg' in kwargs:
         kwargs = dict(kwargs, norm_cfg=dict(type='GN', num_groups=4))
     backbone = resnet(library, **kwargs)
@@ -74,7 +74,7 @@ def test_what_was_never_trained_is_named(no_init, library, kwargs, frozen, norms
 
 
 def test_frozen_units_of_rla_are_named(no_init):
-    """freeze_rla is for weights with RLA; a plain network's leave units as drawn."""
+    """With weights of a plain network, freeze_rla freezes untrained units."""
     backbone = RLAResNet(
         18, rla_channels=4, base_channels=8, frozen_stages=1, freeze_rla=True
     )
@@ -89,8 +89,8 @@ def test_frozen_units_of_rla_are_named(no_init):
     assert untrained(Net(backbone=backbone).train(), arrived) == ([], [])
 
 
-def test_teachers_are_no_untrained_networks(no_init):
-    """Neither one that a hook averages, nor MMEngine's averages."""
+def test_teachers_do_not_count_as_untrained(no_init):
+    """Neither a teacher that a hook averages, nor MMEngine's averaged model."""
     student = resnet(norm_eval=False)
     teacher = resnet(norm_eval=False).requires_grad_(False)
     teacher.train = lambda mode=True: nn.Module.train(teacher, False)
@@ -103,8 +103,8 @@ def test_teachers_are_no_untrained_networks(no_init):
 
 
 @pytest.mark.parametrize('resume', [False, True])
-def test_a_checkpoint_counts_as_trained(no_init, caplog, resume):
-    """load_from and resume, with statistics of mean 0 and variance 1 as well."""
+def test_loaded_checkpoint_counts_as_trained(no_init, caplog, resume):
+    """With load_from and resume, even with statistics of mean 0 and variance 1."""
     logger = MMLogger.get_current_instance()
     model = Net(backbone=resnet(norm_eval=True))
     runner = SimpleNamespace(
@@ -142,7 +142,7 @@ class Renaming(nn.Module):
 
 
 @pytest.mark.parametrize('begin', ['before_train', 'before_test'])
-def test_models_that_rename_weights_while_they_load(no_init, begin):
+def test_models_that_rename_weights_on_loading(no_init, begin):
     weights = Net(backbone=resnet()).state_dict()
     for depth in (18, 50):
         model = Renaming(depth=depth)
@@ -165,8 +165,8 @@ def test_models_that_rename_weights_while_they_load(no_init, begin):
                 getattr(hook, begin)(runner)
 
 
-def test_averages_of_a_network_are_not_recorded(no_init):
-    """EMAHook loads into a copy of the network, which has the hooks of the first."""
+def test_loading_averages_is_not_recorded(no_init):
+    """EMAHook loads into a copy of the network, which shares its hooks."""
     model = Net(backbone=resnet())
     hook = StartHook()
     hook.watch(model)
@@ -193,8 +193,8 @@ def decayed(model, **paramwise):
     return {names[id(g['params'][0])]: g['lr'] for g in groups}
 
 
-def test_layers_learn_slower_the_deeper_they_are(no_init):
-    """Of a detector: 8 blocks, stem and heads are 10 layers."""
+def test_layer_decay_of_detector(no_init):
+    """8 blocks, the stem and the heads are 10 layers."""
     backbone = RLAResNet(18, rla_channels=4, base_channels=8, frozen_stages=1)
     model = Net(backbone=backbone, neck=nn.Conv2d(3, 3, 1), head=nn.Conv2d(3, 3, 1))
     rates = decayed(model, layer_decay_rate=0.5, custom_keys={'neck': dict(lr_mult=3)})
@@ -215,7 +215,7 @@ def test_layers_learn_slower_the_deeper_they_are(no_init):
         (None, None, 'layer_decay_rate=None is not'),
     ],
 )
-def test_what_layer_decay_does_not_take(no_init, backbone, rate, message):
+def test_layer_decay_refuses(no_init, backbone, rate, message):
     backbone = backbone or RLAResNet(18, rla_channels=4, base_channels=8)
     with pytest.raises(ValueError, match=message):
         decayed(Net(backbone=backbone), layer_decay_rate=rate, unused=1)
@@ -231,7 +231,7 @@ def test_what_layer_decay_does_not_take(no_init, backbone, rate, message):
         (None, 0, r"no module 'bakbone', it has backbone"),
     ],
 )
-def test_ways_of_training_that_there_are_not(no_init, change, rla_channels, message):
+def test_unsupported_training_settings(no_init, change, rla_channels, message):
     model = Net(backbone=RLAResNet(18, rla_channels=rla_channels, base_channels=8))
     fused = ['backbone'] if change is not None else ['bakbone']
     cfg = Config(dict(optim_wrapper=change, efficient_conv_bn_eval=fused))
@@ -247,7 +247,7 @@ def test_ways_of_training_that_there_are_not(no_init, change, rla_channels, mess
 
 @pytest.mark.parametrize('began', [False, True])
 @pytest.mark.parametrize('was_there', [False, True])
-def test_a_refused_run_leaves_nothing(tmp_path, monkeypatch, began, was_there):
+def test_refused_run_leaves_nothing(tmp_path, monkeypatch, began, was_there):
     work_dir = tmp_path / 'runs' / 'one'
     if was_there:
         work_dir.mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_a_refused_run_leaves_nothing(tmp_path, monkeypatch, began, was_there):
         assert left == ['x.py']
 
 
-def test_an_interrupted_tool_says_so(capsys):
+def test_interrupted_tool_exits_with_130(capsys):
     @one_line_errors
     def main():
         raise KeyboardInterrupt

@@ -76,19 +76,19 @@ def test_other_networks_are_refused(no_init, trained, tested, exact, loose):
         (dict(rla_channels=0), {}),  # a plain network's
     ],
 )
-def test_a_new_head_or_an_attention_module_may_be_trained(trained, tested):
+def test_new_head_or_attention_may_be_trained(trained, tested):
     load_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth', exact=False)
 
 
 @pytest.mark.parametrize(
     'trained, tested', [({}, ECA), (ECA, {}), (dict(num_classes=7), {})]
 )
-def test_but_not_tested(trained, tested):
+def test_new_head_or_attention_is_not_tested(trained, tested):
     with pytest.raises(UserError, match='belongs to another network'):
         load_weights(Net(**tested), Net(**trained).state_dict(), 'x.pth')
 
 
-def test_old_files_without_counters_fit():
+def test_missing_batch_counters_fit():
     weights = Net().state_dict()
     weights = {k: v for k, v in weights.items() if 'num_batches_tracked' not in k}
     load_weights(Net(), weights, 'x.pth')
@@ -104,7 +104,7 @@ def test_missing_statistics_do_not_fit():
 
 
 def start(model):
-    """Initialise a network and judge what it loaded, as a training does."""
+    """Initialise a network and check what it loaded, as a training does."""
     arrivals = Arrivals(model)
     model.init_weights()
     arrivals.close()
@@ -127,8 +127,10 @@ def _resnet(**kwargs):
         lambda cfg: dict(cfg, type=PretrainedInit),
     ],
 )
-def test_what_upstreams_networks_load_is_judged(tmp_path, no_init, source, form):
-    """Whatever the source: when it arrives, before anything is trained."""
+def test_pretrained_weights_of_upstream_networks_are_checked(
+    tmp_path, no_init, source, form
+):
+    """From any source, and before the first step."""
     path = str(tmp_path / 'x.pth')
     torch.save(_resnet(depth=18).state_dict(), path)
     checkpoint = path
@@ -143,7 +145,7 @@ def test_what_upstreams_networks_load_is_judged(tmp_path, no_init, source, form)
     start(_resnet(depth=18, init_cfg=init_cfg))
 
 
-def test_a_forgotten_prefix_is_named(tmp_path, no_init):
+def test_forgotten_prefix_is_named(tmp_path, no_init):
     path = str(tmp_path / 'x.pth')
     weights = _resnet(depth=18).state_dict()
     torch.save({f'backbone.{n}': w for n, w in weights.items()}, path)
@@ -152,7 +154,7 @@ def test_a_forgotten_prefix_is_named(tmp_path, no_init):
         start(_resnet(depth=18, init_cfg=init_cfg))
 
 
-def test_pretrained_configs_are_found_wherever_they_are():
+def test_pretrained_configs_are_found_at_any_depth():
     init_cfg = dict(type='Pretrained', checkpoint='a.pth')
     cfg = dict(
         backbone=dict(init_cfg=[dict(type='Kaiming'), init_cfg]),
@@ -173,7 +175,7 @@ def test_pretrained_configs_are_found_wherever_they_are():
         (50, 34, 'of 36 convs are without weights'),
     ],
 )
-def test_depths_are_told_apart(tmp_path, no_init, file, network, message):
+def test_weights_of_other_depth_are_refused(tmp_path, no_init, file, network, message):
     path = str(tmp_path / 'x.pth')
     torch.save(_resnet(depth=file, base_channels=8).state_dict(), path)
     init_cfg = dict(type='Pretrained', checkpoint=path)
@@ -191,7 +193,7 @@ PARTLY_NEW: Dict[str, Dict[str, Any]] = {
 
 
 @pytest.mark.parametrize('name', PARTLY_NEW)
-def test_new_parts_are_no_other_network(tmp_path, name):
+def test_new_parts_are_accepted(tmp_path, name):
     kwargs = dict(PARTLY_NEW[name])
     path = str(tmp_path / 'x.pth')
     torch.save(_resnet().state_dict(), path)
@@ -208,7 +210,7 @@ def test_new_parts_are_no_other_network(tmp_path, name):
     assert untrained(model.train(), arrivals.arrived()[0]) == ([], [])
 
 
-def test_what_is_loaded_but_overwritten_is_told(tmp_path, capsys):
+def test_overwritten_weights_are_reported(tmp_path, capsys):
     """As mmpretrain's zero_init_residual does after an init_cfg in a list."""
     path = str(tmp_path / 'x.pth')
     weights = _resnet(depth=18).state_dict()
@@ -224,7 +226,7 @@ def test_what_is_loaded_but_overwritten_is_told(tmp_path, capsys):
     assert 'layer1.0.bn2.weight' in log.call_args[0][0]
 
 
-def test_what_nobody_loads_is_refused(tmp_path):
+def test_ignored_init_cfg_is_refused(tmp_path):
     """A module in torch's own containers is not initialised by MMEngine."""
     init_cfg = dict(type='Pretrained', checkpoint='x.pth')
     model = nn.ModuleDict(dict(net=_resnet(depth=18, init_cfg=init_cfg)))
@@ -232,8 +234,8 @@ def test_what_nobody_loads_is_refused(tmp_path):
         check_pretrained(Arrivals(model))
 
 
-def test_weights_of_a_checkpoint_stand_in(tmp_path, no_init):
-    """load_from brings all weights: what init_cfg brought does not matter."""
+def test_checkpoint_replaces_init_cfg(tmp_path, no_init):
+    """load_from brings all weights, so init_cfg's need not fit."""
     path = str(tmp_path / 'x.pth')
     torch.save(_resnet(depth=101, base_channels=8).state_dict(), path)
     init_cfg = dict(type='Pretrained', checkpoint=path)

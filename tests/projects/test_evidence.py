@@ -99,7 +99,7 @@ def test_report():
 # --- results ------------------------------------------------------------------
 
 
-def test_results_are_whole_and_each_run_has_one_line():
+def test_results_have_one_whole_line_per_run():
     lines = run.read_lines(RESULTS)
     runs = Counter((x['config'], x['recipe'], x['seed']) for x in lines)
     assert not [key for key, number in runs.items() if number > 1]
@@ -131,13 +131,18 @@ def _model(name, **backbone):
 
 
 def _used(model):
-    """Parameters of what runs: the last 1x1 conv of MobileNetV2 does not."""
+    """Parameters in use: the last 1x1 conv of MobileNetV2 is not."""
     named = model.named_parameters()
     return sum(p.numel() for n, p in named if not n.startswith('backbone.conv2.'))
 
 
-@pytest.mark.parametrize('detector', ['retinanet', 'faster-rcnn'])
-def test_the_wide_network_has_as_many_parameters_as_rla(detector):
+DETECTORS = pytest.mark.parametrize(
+    'detector', ['retinanet', pytest.param('faster-rcnn', marks=pytest.mark.slow)]
+)
+
+
+@DETECTORS
+def test_wide_network_matches_parameters_of_rla(detector):
     sizes = {}
     for kind in ('plain', 'rla', 'wide'):
         sizes[kind] = _used(_model(f'{detector}_{kind}')[0])
@@ -147,7 +152,7 @@ def test_the_wide_network_has_as_many_parameters_as_rla(detector):
 
 
 @pytest.mark.parametrize('experiment', ['retinanet', 'faster-rcnn', 'resnet20'])
-def test_configs_of_an_experiment_differ_in_their_networks_only(experiment):
+def test_configs_of_experiment_differ_only_in_network(experiment):
     rest = set()
     for path in run.find_configs([experiment]):
         content = Config.fromfile(path).to_dict()
@@ -157,8 +162,8 @@ def test_configs_of_an_experiment_differ_in_their_networks_only(experiment):
     assert len(rest) == 1
 
 
-@pytest.mark.parametrize('detector', ['retinanet', 'faster-rcnn'])
-def test_neck_and_heads_of_a_seed_start_alike(detector):
+@DETECTORS
+def test_neck_and_heads_start_alike_per_seed(detector):
     def start(kind, seed, at=0):
         model, _ = _model(f'{detector}_{kind}')
         before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -215,7 +220,7 @@ def test_wide_and_eca_start_as_the_plain_network():
             assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_reads_and_state_are_taken_away():
+def test_removing_reads_and_state():
     model, _ = _model('retinanet_rla')
     backbone = model.backbone.eval()
     plain, _ = _model('retinanet_plain')
@@ -254,7 +259,7 @@ def _start(config, folder, *arguments):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_a_whole_one_is_not_repeated(
+def test_killed_run_resumes_and_finished_run_is_not_repeated(
     classifier_config, tmp_path
 ):
     config = tmp_path / 'long_one.py'

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Running the tools: in this process where that is enough, else as programs."""
+"""Run tools in this process, or as programs."""
 
 import json
 import os
@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..conftest import load_tool
+from ..conftest import REPO, load_tool
 
-REPO = Path(__file__).resolve().parents[2]
 TOOLS = REPO / 'tools'
 
 
@@ -24,7 +23,7 @@ def subclasses(cls):
 
 @contextmanager
 def isolated():
-    """A run that finds nothing in MMEngine's global places, and leaves nothing."""
+    """Run with empty global registries of MMEngine, and restore them."""
     from mmengine.runner.checkpoint import CheckpointLoader
     from mmengine.utils import ManagerMixin
 
@@ -33,7 +32,6 @@ def isolated():
         manager._instance_dict.clear()
     schemes = CheckpointLoader._schemes.copy()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the networks are too thin for more
     try:
         yield
     finally:
@@ -44,10 +42,10 @@ def isolated():
         torch.set_num_threads(threads)
 
 
-def call(name, *args):
-    """Call a tool's ``main`` in this process."""
+def call(name, *args, folder='tools'):
+    """Call the ``main`` of a tool, or of a program in demo/, in this process."""
     with isolated():
-        load_tool(name).main([str(arg) for arg in args])
+        load_tool(name, folder).main([str(arg) for arg in args])
 
 
 def environment(**extra):
@@ -71,7 +69,7 @@ def run(*command, timeout=240, env=None, cwd=None):
 
 
 def error_line(capsys, name, *args):
-    """Call a tool that must fail; its exit status and the one line it prints."""
+    """Call a tool that must fail; return its exit status and line of error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         call(name, *args)
@@ -84,7 +82,7 @@ def error_line(capsys, name, *args):
 
 
 def metrics(work_dir):
-    """What the last test in a work_dir has measured, without the times."""
+    """The metrics of the last test in a work_dir, without times."""
     newest = sorted(Path(work_dir).glob('*/*.json'))[-1]
     values = json.loads(newest.read_text())
     return {k: v for k, v in values.items() if not k.endswith('time')}

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""What bad inputs get: docs/bad_inputs.md is written by these tests.
+"""Answers to bad inputs; these tests also write docs/bad_inputs.md.
 
 MMRLA_WRITE_TABLE=1 makes them write it; otherwise they compare with it.
 """
@@ -44,7 +44,7 @@ _lines: Dict[str, Dict[str, str]] = {}
 
 @pytest.fixture(scope='module', autouse=True)
 def _page():
-    """The page, written at the end if that was asked for."""
+    """Write the page at the end, if asked for."""
     yield
     if WRITE:
         parts = [HEAD]
@@ -69,7 +69,7 @@ def record(section: str, name: str, text: str) -> None:
 
 
 def told(status: int, named: str) -> str:
-    """A refusal as the page has it: the exit status, and who is named."""
+    """A refusal in the words of the page."""
     return f'refused ({status}), naming `{named.strip()}`'
 
 
@@ -83,31 +83,34 @@ class Refused(NamedTuple):
 # --- arguments and configs ----------------------------------------------------
 
 OPTIONS = '--cfg-options'
+
+
+def _options(message: str, *options: str) -> Refused:
+    return Refused(['{config}', OPTIONS, *options], message)
+
+
 TRAIN = {
     'missing config': Refused(['{tmp}/none.py'], 'none.py'),
     'folder as config': Refused(['{tmp}'], 'config '),
     'config with a syntax error': Refused(['{syntax}'], 'syntax.py'),
     'missing base': Refused(['{nobase}'], 'nobase.py'),
     'base file as config': Refused(['{empty}'], 'empty.py'),
-    'option that matches nothing': Refused(
-        ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.9.x=1'],
-        '--cfg-options',
+    'option that matches nothing': _options(
+        '--cfg-options', 'train_dataloader.dataset.pipeline.9.x=1'
     ),
-    'missing data root': Refused(
-        ['{config}', OPTIONS, 'train_dataloader.dataset.data_root=nowhere'],
+    'missing data root': _options(
         'train_dataloader.dataset.data_root',
+        'train_dataloader.dataset.data_root=nowhere',
     ),
-    'missing image folder': Refused(
-        ['{config}', OPTIONS, 'val_dataloader.dataset.data_prefix.img=nope'],
+    'missing image folder': _options(
         'val_dataloader.dataset.data_prefix.img',
+        'val_dataloader.dataset.data_prefix.img=nope',
     ),
-    'missing annotation file': Refused(
-        ['{config}', OPTIONS, 'train_dataloader.dataset.ann_file=x.json'],
-        'train_dataloader.dataset.ann_file',
+    'missing annotation file': _options(
+        'train_dataloader.dataset.ann_file', 'train_dataloader.dataset.ann_file=x.json'
     ),
-    'missing annotation file of the metric': Refused(
-        ['{config}', OPTIONS, 'val_evaluator.ann_file=x.json'],
-        'val_evaluator.ann_file',
+    'missing annotation file of the metric': _options(
+        'val_evaluator.ann_file', 'val_evaluator.ann_file=x.json'
     ),
     '--auto-scale-lr without a batch size': Refused(
         ['{config}', '--auto-scale-lr'], 'base_batch_size'
@@ -122,15 +125,11 @@ TRAIN = {
     '--resume with weights only': Refused(
         ['{config}', '--resume', '{weights}'], 'weights.pth'
     ),
-    'missing load_from': Refused(['{config}', OPTIONS, 'load_from=x.pth'], 'x.pth'),
-    'missing pretrained weights': Refused(
-        [
-            '{config}',
-            OPTIONS,
-            'model.backbone.init_cfg.type=Pretrained',
-            'model.backbone.init_cfg.checkpoint=x.pth',
-        ],
+    'missing load_from': _options('x.pth', 'load_from=x.pth'),
+    'missing pretrained weights': _options(
         'x.pth',
+        'model.backbone.init_cfg.type=Pretrained',
+        'model.backbone.init_cfg.checkpoint=x.pth',
     ),
     'file as work_dir': Refused(['{config}', '--work-dir', '{config}'], '--work-dir'),
     'launcher that did not start the process': Refused(
@@ -139,105 +138,71 @@ TRAIN = {
 }
 #: These are found when the model and the data are built.
 VALUES = {
-    'unknown depth': Refused(
-        ['{config}', OPTIONS, 'model.backbone.depth=51'],
-        '51',
+    'unknown depth': _options('51', 'model.backbone.depth=51'),
+    'unknown argument': _options("'dept'", 'model.backbone.dept=50'),
+    'unknown class': _options('RLAResNett', 'model.backbone.type=RLAResNett'),
+    'unknown transform': _options(
+        ' No ', 'train_dataloader.dataset.pipeline.0.type=No'
     ),
-    'unknown argument': Refused(
-        ['{config}', OPTIONS, 'model.backbone.dept=50'], "'dept'"
+    'unknown metric': _options('box', 'val_evaluator.metric=box'),
+    'head with more classes than the data': _options(
+        'roi_head.bbox_head', 'model.roi_head.bbox_head.num_classes=3'
     ),
-    'unknown class': Refused(
-        ['{config}', OPTIONS, 'model.backbone.type=RLAResNett'], 'RLAResNett'
+    'hidden state for a neck that does not take it': _options(
+        'return_hidden', 'model.backbone.return_hidden=True'
     ),
-    'unknown transform': Refused(
-        ['{config}', OPTIONS, 'train_dataloader.dataset.pipeline.0.type=No'],
-        ' No ',
-    ),
-    'unknown metric': Refused(['{config}', OPTIONS, 'val_evaluator.metric=box'], 'box'),
-    'head with more classes than the data': Refused(
-        ['{config}', OPTIONS, 'model.roi_head.bbox_head.num_classes=3'],
-        'roi_head.bbox_head',
-    ),
-    'hidden state for a neck that does not take it': Refused(
-        ['{config}', OPTIONS, 'model.backbone.return_hidden=True'], 'return_hidden'
-    ),
-    'masks required but not annotated': Refused(
-        [
-            '{config}',
-            OPTIONS,
-            'train_dataloader.dataset.ann_file={tmp}/without.json',
-            'train_dataloader.dataset.pipeline.1.with_mask=True',
-        ],
+    'masks required but not annotated': _options(
         'without.json',
+        'train_dataloader.dataset.ann_file={tmp}/without.json',
+        'train_dataloader.dataset.pipeline.1.with_mask=True',
     ),
     'classifier with too few classes': Refused(
-        [
-            '{classifier}',
-            OPTIONS,
-            'model.head.num_classes=1',
-        ],
-        'head ',
+        ['{classifier}', OPTIONS, 'model.head.num_classes=1'], 'head '
     ),
 }
 #: These are found when the training is built, or what it starts from is loaded.
 LATE = {
-    'unknown optimizer': Refused(
-        ['{config}', OPTIONS, 'optim_wrapper.optimizer.type=Adamm'],
-        "optim_wrapper.optimizer.type='Adamm'",
+    'unknown optimizer': _options(
+        "optim_wrapper.optimizer.type='Adamm'", 'optim_wrapper.optimizer.type=Adamm'
     ),
-    'unknown argument of the optimizer': Refused(
-        ['{config}', OPTIONS, 'optim_wrapper.optimizer.lrr=1'],
-        'optim_wrapper.optimizer.lrr=1',
+    'unknown argument of the optimizer': _options(
+        'optim_wrapper.optimizer.lrr=1', 'optim_wrapper.optimizer.lrr=1'
     ),
-    'unknown optimizer constructor': Refused(
-        ['{config}', OPTIONS, 'optim_wrapper.constructor=None1'],
-        "optim_wrapper.constructor='None1'",
+    'unknown optimizer constructor': _options(
+        "optim_wrapper.constructor='None1'", 'optim_wrapper.constructor=None1'
     ),
-    'layer-wise decay of mmdet': Refused(
-        [
-            '{config}',
-            OPTIONS,
-            'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
-        ],
+    'layer-wise decay of mmdet': _options(
         'not RLAResNet',
+        'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
     ),
-    'unknown scheduler': Refused(
-        ['{config}', OPTIONS, 'param_scheduler.0.type=LinearLRR'],
-        "param_scheduler.0.type='LinearLRR'",
+    'unknown scheduler': _options(
+        "param_scheduler.0.type='LinearLRR'", 'param_scheduler.0.type=LinearLRR'
     ),
-    'unknown loop': Refused(
-        ['{config}', OPTIONS, 'train_cfg.type=NoLoop'], "train_cfg.type='NoLoop'"
+    'unknown loop': _options("train_cfg.type='NoLoop'", 'train_cfg.type=NoLoop'),
+    'unknown hook': _options(
+        "default_hooks.timer.type='NoHook'", 'default_hooks.timer.type=NoHook'
     ),
-    'unknown hook': Refused(
-        ['{config}', OPTIONS, 'default_hooks.timer.type=NoHook'],
-        "default_hooks.timer.type='NoHook'",
-    ),
-    'wrong argument of gradient clipping': Refused(
-        ['{config}', OPTIONS, 'optim_wrapper.clip_grad.max_norms=1'],
+    'wrong argument of gradient clipping': _options(
         "optim_wrapper: TypeError: missing a required argument: 'max_norm'",
+        'optim_wrapper.clip_grad.max_norms=1',
     ),
-    'unknown argument of a hook': Refused(
-        [
-            '{config}',
-            OPTIONS,
-            'default_hooks.timer.type=EMAHook',
-            'default_hooks.timer.momentums=1',
-        ],
+    'unknown argument of a hook': _options(
         "default_hooks.timer.type='EMAHook'",
+        'default_hooks.timer.type=EMAHook',
+        'default_hooks.timer.momentums=1',
     ),
-    'validation every 0 epochs': Refused(
-        ['{config}', OPTIONS, 'train_cfg.val_interval=0'], 'train_cfg.val_interval=0'
+    'validation every 0 epochs': _options(
+        'train_cfg.val_interval=0', 'train_cfg.val_interval=0'
     ),
-    'hook that does not fit the model': Refused(
-        ['{config}', OPTIONS, 'default_hooks.timer.type=MeanTeacherHook'],
+    'hook that does not fit the model': _options(
         "default_hooks.timer.type='MeanTeacherHook'",
+        'default_hooks.timer.type=MeanTeacherHook',
     ),
-    'efficient_conv_bn_eval of an RLA backbone': Refused(
-        ['{config}', OPTIONS, 'efficient_conv_bn_eval=backbone'],
-        'in RLAResNet',
+    'efficient_conv_bn_eval of an RLA backbone': _options(
+        'in RLAResNet', 'efficient_conv_bn_eval=backbone'
     ),
-    'load_from of another network': Refused(
-        ['{config}', OPTIONS, 'load_from={tmp}/other.pth'], 'belongs to another network'
+    'load_from of another network': _options(
+        'belongs to another network', 'load_from={tmp}/other.pth'
     ),
 }
 TEST = {
@@ -251,8 +216,7 @@ TEST = {
     ),
     'weights of another network': Refused(['{config}', '{tmp}/other.pth'], 'other.pth'),
     'weights of only a part of the network': Refused(
-        ['{config}', '{tmp}/partly.pth'],
-        'roi_head.bbox_head.fc_cls.weight',
+        ['{config}', '{tmp}/partly.pth'], 'roi_head.bbox_head.fc_cls.weight'
     ),
     'weights of another width': Refused(
         ['{config}', '{good}', OPTIONS, 'model.neck.out_channels=24'],
@@ -262,8 +226,7 @@ TEST = {
         ['{config}', '{good}', '--out', 'out.json'], 'out.json'
     ),
     '--tta with masks': Refused(
-        ['{config}', '{good}', '--tta', OPTIONS, 'test_evaluator.metric=segm'],
-        '--tta',
+        ['{config}', '{good}', '--tta', OPTIONS, 'test_evaluator.metric=segm'], '--tta'
     ),
     '--show without a visualization hook': Refused(
         ['{config}', '{good}', '--show', OPTIONS, 'default_hooks.visualization=None'],
@@ -278,7 +241,7 @@ TEST = {
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory, detector_config, classifier_config, tiny_coco, trained):
-    """What the arguments above stand for."""
+    """The files that the arguments above name."""
     tmp = tmp_path_factory.mktemp('files')
     state = weights(trained / 'epoch_2.pth')
     torch.save(state, tmp / 'weights.pth')
@@ -307,43 +270,25 @@ def files(tmp_path_factory, detector_config, classifier_config, tiny_coco, train
     )
 
 
-def refuse(section, name, row, tool, files, capsys, work_dir=None):
-    """Run a tool that must refuse its arguments, and note what it says."""
-    args = [arg.format(**files) for arg in row.args]
-    if work_dir is not None:
-        args += ['--work-dir', work_dir]
-    status, line = error_line(capsys, tool, *args)
+ARGUMENTS = [
+    *(('train', 'Training', *row) for row in {**TRAIN, **VALUES, **LATE}.items()),
+    *(('test', 'Testing', *row) for row in TEST.items()),
+]
+
+
+@pytest.mark.parametrize(
+    'tool, section, name, row',
+    ARGUMENTS,
+    ids=[f'{tool}-{name}' for tool, _, name, _ in ARGUMENTS],
+)
+def test_arguments(tool, section, name, row, files, capsys, tmp_path, monkeypatch):
+    """Each gives one line and an exit status, and leaves no work_dir."""
+    monkeypatch.chdir(tmp_path)
+    status, line = error_line(capsys, tool, *(arg.format(**files) for arg in row.args))
     assert status in (1, 2)
     assert row.message in line
     record(section, name, told(status, row.message))
-
-
-@pytest.mark.parametrize('name', TRAIN)
-def test_arguments_of_training(name, files, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    refuse('Training', name, TRAIN[name], 'train', files, capsys)
     assert not Path('work_dirs').exists()
-
-
-@pytest.mark.parametrize('name', VALUES)
-def test_values_in_a_config(name, files, capsys, tmp_path):
-    work_dir = tmp_path / 'work'
-    refuse('Training', name, VALUES[name], 'train', files, capsys, work_dir)
-    assert not work_dir.exists()
-
-
-@pytest.mark.parametrize('name', LATE)
-def test_what_a_training_builds_late(name, files, capsys, tmp_path):
-    work_dir = tmp_path / 'work'
-    refuse('Training', name, LATE[name], 'train', files, capsys, work_dir)
-    assert not work_dir.exists()
-
-
-@pytest.mark.parametrize('name', TEST)
-def test_arguments_of_testing(name, files, capsys, tmp_path):
-    work_dir = tmp_path / 'work'
-    refuse('Testing', name, TEST[name], 'test', files, capsys, work_dir)
-    assert not work_dir.exists()
 
 
 # --- annotation files ---------------------------------------------------------
@@ -378,28 +323,16 @@ ANNOTATIONS: Dict[str, Any] = {
     'image of width "64"': (_with('images', width='64'), "width='64'"),
     'two images with one id': (_with('images', id=0), 'id 0 of images'),
     'list as id': (_with('images', id=[1]), 'id [1] of images'),
-    'two boxes with one id': (
-        _with('annotations', id=1),
-        'id 1 of annotations',
-    ),
-    'two categories with one id': (
-        _with('categories', id=1),
-        'id 1 of categories',
-    ),
-    'two categories with one name': (
-        _with('categories', name='red'),
-        "'red'",
-    ),
+    'two boxes with one id': (_with('annotations', id=1), 'id 1 of annotations'),
+    'two categories with one id': (_with('categories', id=1), 'id 1 of categories'),
+    'two categories with one name': (_with('categories', name='red'), "'red'"),
     'object without a box': (_without('annotations', 'bbox'), "'bbox'"),
     'object without an area': (_without('annotations', 'area'), "'area'"),
     'object without a category': (
         _without('annotations', 'category_id'),
         "'category_id'",
     ),
-    'object without an image': (
-        _without('annotations', 'image_id'),
-        "'image_id'",
-    ),
+    'object without an image': (_without('annotations', 'image_id'), "'image_id'"),
     'box of three numbers': (_with('annotations', bbox=[1, 2, 3]), 'bbox=[1, 2, 3]'),
     'box with NaN': (
         _with('annotations', bbox=[1, 2, float('nan'), 4]),
@@ -411,19 +344,13 @@ ANNOTATIONS: Dict[str, Any] = {
         lambda c: [cat.update(name=cat['name'].upper()) for cat in c['categories']],
         'train_dataloader.dataset.metainfo.classes',
     ),
-    'no category for the first class': (
-        lambda c: c['categories'].pop(0),
-        "'blue'",
-    ),
+    'no category for the first class': (lambda c: c['categories'].pop(0), "'blue'"),
     'categories in another order than the classes': (
         lambda c: c['categories'].reverse(),
         "'blue'",
     ),
     'no image left': (lambda c: c.update(images=[]), 'data.py'),
-    'image much wider than high': (
-        _with('images', width=9000, height=20),
-        '9000x20',
-    ),
+    'image much wider than high': (_with('images', width=9000, height=20), '9000x20'),
     'file that is not an image': (_with('images', file_name='x.png'), 'x.png'),
 }
 
@@ -443,7 +370,7 @@ train_dataloader = dict(dataset=dict(
 
 @pytest.fixture
 def coco(tiny_coco, tmp_path):
-    """A copy of the data set, to be spoilt, and a config of it."""
+    """A copy of the data set to be spoilt, and its config."""
     root = tmp_path / 'coco'
     shutil.copytree(tiny_coco, root)
     (tmp_path / 'data.py').write_text(DATA.format(root=str(root)))
@@ -451,7 +378,7 @@ def coco(tiny_coco, tmp_path):
 
 
 def refuse_data(section, name, message, config, capsys):
-    """Check data that must be refused, and note why."""
+    """Check data that must be refused, and record the answer."""
     status, line = error_line(capsys, 'misc/check_data', config)
     assert status == 2
     assert message in line
@@ -470,8 +397,8 @@ def test_annotation_files(name, coco, capsys, tmp_path):
     refuse_data('Annotation files', name, message, tmp_path / 'data.py', capsys)
 
 
-def test_training_refuses_them_too(coco, detector_config, capsys, tmp_path):
-    """Of both parts, before it begins."""
+def test_training_refuses_bad_annotations(coco, detector_config, capsys, tmp_path):
+    """In any part, before the first step."""
     path = coco / 'annotations/val.json'
     content = json.loads(path.read_text())
     content['annotations'][1]['id'] = content['annotations'][0]['id']
@@ -487,7 +414,7 @@ def test_training_refuses_them_too(coco, detector_config, capsys, tmp_path):
 
 
 def _cut(name: str, share: float) -> Callable[[Path], None]:
-    """Replace an image by the beginning of one of that format."""
+    """Replace an image by a cut-off one of another format."""
 
     def spoil(path: Path) -> None:
         image = Image.open(path).convert('RGB')
@@ -508,10 +435,7 @@ IMAGES: Dict[str, Any] = {
     'not there': (Path.unlink, '003.png'),
     'empty file': (lambda path: path.write_bytes(b''), '003.png'),
     'text': (lambda path: path.write_text('no image\n' * 99), '003.png'),
-    'web page': (
-        lambda path: path.write_text('<html>404 Not Found</html>'),
-        '003.png',
-    ),
+    'web page': (lambda path: path.write_text('<html>404 Not Found</html>'), '003.png'),
     'half a PNG': (_cut('x.png', 0.5), '003.png'),
     'half a JPEG': (_cut('x.jpg', 0.5), '003.png'),
     'JPEG without its last bytes': (_cut('x.jpg', 0.99), '003.png'),
@@ -554,18 +478,9 @@ FOLDERS: Dict[str, Any] = {
         lambda root: (root / 'train/dark/dark1.png').write_text('x' * 99),
         'dark1.png',
     ),
-    'half an image': (
-        _half_an_image,
-        'light0.png',
-    ),
-    'no folders of classes': (
-        _no_folders,
-        'folders/train',
-    ),
-    'class without an image': (
-        _no_image,
-        'train/dark',
-    ),
+    'half an image': (_half_an_image, 'light0.png'),
+    'no folders of classes': (_no_folders, 'folders/train'),
+    'class without an image': (_no_image, 'train/dark'),
     'other classes in val': (
         lambda root: (root / 'val/dark').rename(root / 'val/darker'),
         "'dark'",
@@ -711,7 +626,7 @@ def instances(unusual):
 
 
 @pytest.mark.parametrize('name', USED)
-def test_what_is_used(name, instances):
+def test_unusual_data(name, instances):
     row = USED[name]
     found = instances[list(USED).index(name)]
     assert len(found) == row.kept
@@ -720,8 +635,8 @@ def test_what_is_used(name, instances):
     record('What is used', name, row.text)
 
 
-def test_all_of_it_is_trained_on_and_tested(unusual, detector_config, tmp_path):
-    """The whole pipeline, with masks' boxes of one pixel and strips."""
+def test_training_on_unusual_data(unusual, detector_config, tmp_path):
+    """Train and validate on all of ``USED``."""
     parts = 'train', 'val'
     options = [
         OPTIONS,
@@ -744,7 +659,7 @@ def test_all_of_it_is_trained_on_and_tested(unusual, detector_config, tmp_path):
 
 
 @pytest.mark.skipif(WRITE, reason='it is being written')
-def test_the_page_has_these_inputs_and_no_others():
+def test_page_lists_exactly_these_inputs():
     sections = {
         'Training': [*TRAIN, *VALUES, *LATE],
         'Testing': list(TEST),

@@ -48,7 +48,7 @@ CLASSES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('detector', CLASSES)
-def test_boxes_are_enough(tmp_path, boxes, detector):
+def test_digits_configs_without_masks(tmp_path, boxes, detector):
     name = f'{detector}_rla-r50-thin_fpn_1xb4-12e_hard-digits.py'
     config = tmp_path / 'user.py'
     text = USER.format(

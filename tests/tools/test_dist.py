@@ -1,4 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
+import json
 import os
 import shutil
 import signal
@@ -43,7 +44,8 @@ def children(pid):
     return sorted(found)
 
 
-def test_two_processes_measure_what_one_does(trained, detector_config, tmp_path):
+@pytest.mark.slow
+def test_two_processes_test_like_one(trained, detector_config, tmp_path):
     """Five images on two processes: one is padded and dropped again."""
     config = tmp_path / 'a folder' / 'with spaces.py'
     config.parent.mkdir()
@@ -64,30 +66,41 @@ def test_two_processes_measure_what_one_does(trained, detector_config, tmp_path)
     assert not (tmp_path / '.dist_test').exists()
 
 
-def test_two_processes_go_on_where_one_was(detector_config, tmp_path):
-    """On five images: each process gets three, one of them for the second time."""
-    work_dir = '--work-dir', tmp_path
-    nothing = (
-        f'{name}=None' for name in ('val_cfg', 'val_dataloader', 'val_evaluator')
-    )
+def test_two_processes_resume_the_run_of_one(detector_config, tmp_path):
+    """On five images: each process gets three, one of them for the second time.
+
+    What the two validate, one process measures again.
+    """
+    config = tmp_path / 'a folder' / 'with spaces.py'
+    config.parent.mkdir()
+    shutil.copy(detector_config, config)
+    work_dir = tmp_path / 'run'
     five = 'ann_file=annotations/val.json', 'data_prefix.img=val/'
     options = [
         '--cfg-options',
-        *nothing,
         *(f'train_dataloader.dataset.{option}' for option in five),
         'auto_scale_lr.base_batch_size=16',
     ]
-    call('train', detector_config, *work_dir, *options, 'train_cfg.max_epochs=1')
-    train = 'bash', TOOLS / 'dist_train.sh', detector_config, 2
-    done = run(*train, *work_dir, '--resume', 'auto', '--auto-scale-lr', *options)
+    call('train', config, '--work-dir', work_dir, *options, 'train_cfg.max_epochs=1')
+    train = 'bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work_dir
+    resume = '--resume', 'auto', '--auto-scale-lr'
+    done = run(*train, *resume, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'resumed epoch: 1, iter: 3' in done.stdout
     assert '[2][2/2]' in done.stdout  # two images, then the last one
     assert 'Scaling the original LR by 0.25' in done.stdout  # 2 x 2 of 16 images
-    assert [p.name for p in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+    assert [p.name for p in work_dir.glob('*.pth')] == ['epoch_2.pth']
+
+    log = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
+    lines = map(json.loads, log.read_text().splitlines())
+    (validated,) = (line for line in lines if 'coco/bbox_mAP' in line)
+    call('test', config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path / 'one')
+    table = metrics(tmp_path / 'one')
+    assert len(table) == 6
+    assert table == {name: validated[name] for name in table}
 
 
-def test_an_error_of_all_processes_is_told_once(detector_config, tmp_path):
+def test_common_error_is_shown_once(detector_config, tmp_path):
     args = '--cfg-options', 'model.backbone.depth=51', '--work-dir', tmp_path
     done = run('bash', TOOLS / 'dist_train.sh', detector_config, 2, *args)
     assert done.returncode == 2
@@ -97,8 +110,8 @@ def test_an_error_of_all_processes_is_told_once(detector_config, tmp_path):
     assert 'Traceback' not in done.stderr
 
 
-def test_the_error_of_one_process_is_that_of_the_job(tmp_path):
-    """Whatever becomes of the others, which torch then ends."""
+def test_error_of_one_process_ends_job(tmp_path):
+    """torch then ends the other process."""
     script = tmp_path / 'script.py'
     script.write_text(
         'import os, sys, time\n'
@@ -112,7 +125,7 @@ def test_the_error_of_one_process_is_that_of_the_job(tmp_path):
     assert 'died of' not in done.stderr
 
 
-def test_of_killed_and_aborted_the_killed_process_is_named(tmp_path):
+def test_killed_process_is_named_before_aborted_one(tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
         'import os, pathlib, signal, sys, time\n'
@@ -130,7 +143,7 @@ def test_of_killed_and_aborted_the_killed_process_is_named(tmp_path):
     assert 'died of SIGKILL; job stopped' in done.stderr
 
 
-def test_a_tool_leaves_its_processes():
+def test_leave_processes():
     leave_processes()  # nothing to leave
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     leave_processes()
@@ -138,7 +151,7 @@ def test_a_tool_leaves_its_processes():
 
 
 @pytest.mark.slow
-def test_a_dead_process_ends_the_job(detector_config, tmp_path):
+def test_killed_process_ends_job(detector_config, tmp_path):
     command = 'bash', TOOLS / 'dist_train.sh', detector_config, '2'
     args = '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=10000'
     errors = tmp_path / 'errors'
@@ -197,7 +210,7 @@ def test_two_machines(trained, detector_config, tmp_path):
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    """As far as it can be seen without one."""
+    """With a faked number of GPUs."""
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST', 'SLURM_LOCALID'):
         monkeypatch.setenv(name, '2')
@@ -217,7 +230,7 @@ def test_more_processes_than_gpus(monkeypatch):
         (['1'], {}, 'usage: dist_run.py'),
     ],
 )
-def test_bad_settings_end_in_one_line(args, env, message, monkeypatch, capsys):
+def test_bad_settings_give_one_line(args, env, message, monkeypatch, capsys):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match='2'):
@@ -226,7 +239,7 @@ def test_bad_settings_end_in_one_line(args, env, message, monkeypatch, capsys):
     assert message in line
 
 
-def test_a_port_in_use_is_refused(monkeypatch, capsys):
+def test_port_in_use(monkeypatch, capsys):
     with socket.socket() as taken:
         taken.bind(('', 0))
         taken.listen()
@@ -241,7 +254,7 @@ def test_a_port_in_use_is_refused(monkeypatch, capsys):
     'script, arguments',
     [('dist_train', 1), ('dist_test', 2), ('slurm_train', 3), ('slurm_test', 3)],
 )
-def test_scripts_say_what_they_need(script, arguments):
+def test_scripts_print_usage(script, arguments):
     done = run('bash', TOOLS / f'{script}.sh', *'abc'[:arguments])
     assert done.returncode == 2
     assert done.stderr.startswith(f'usage: {script}.sh ')
@@ -255,7 +268,7 @@ print(*sys.argv[1:], sep='\\n')
 
 @pytest.fixture
 def srun(tmp_path):
-    """A folder with an srun that prints its arguments."""
+    """A folder with a stand-in for srun that prints its arguments."""
     folder = tmp_path / 'bin'
     folder.mkdir()
     (folder / 'srun').write_text(SRUN.format(python=sys.executable))
@@ -298,7 +311,7 @@ def test_slurm_scripts(script, srun, tmp_path):
 
 @pytest.mark.slow
 def test_slurm_processes_on_the_cpu(trained, detector_config, tmp_path):
-    """Two processes that are told of each other as Slurm does it."""
+    """Two processes with the environment that Slurm sets."""
     jobs = []
     port = free_port()
     for rank in range(2):

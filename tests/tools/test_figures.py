@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The tools that draw: on thin networks, as users call them."""
+"""Tools that draw figures, on thin networks."""
 
 import csv
 import html.parser
@@ -37,7 +37,7 @@ def drawn(stem, least=5000):
 
 @pytest.fixture(scope='session')
 def classified(classifier_config, tmp_path_factory):
-    """The work_dir of a classifier, trained for an epoch, and tested."""
+    """The work_dir of a classifier, trained for one epoch and tested."""
     work_dir = tmp_path_factory.mktemp('classified')
     call('train', classifier_config, '--work-dir', work_dir)
     out = work_dir / 'predictions.pkl'
@@ -89,7 +89,7 @@ def test_visualize_rla_of_a_classifier(tmp_path, classified, classifier_config):
 
 
 def test_visualize_rla_of_cifar(tmp_path):
-    """Its images come from arrays: a picture is resized to theirs."""
+    """Pictures are resized to the size of CIFAR's."""
     from mmrla.analysis.networks import build
 
     cfg = Config.fromfile(REPO / 'configs/cifar/rla-resnet164_1xb128_cifar10.py')
@@ -205,7 +205,7 @@ def test_confusion_matrix_of_a_classifier(tmp_path, classified, classifier_confi
 
 @pytest.fixture(scope='session')
 def detections(trained, detector_config, tmp_path_factory):
-    """Predictions of the detector, for tools and for COCO's."""
+    """Predictions of the detector, as a pickle file and in COCO's format."""
     folder = tmp_path_factory.mktemp('detections')
     options = [f'test_evaluator.outfile_prefix={folder}/results']
     checkpoint, out = trained / 'epoch_2.pth', folder / 'predictions.pkl'
@@ -282,8 +282,8 @@ def test_coco_error_analysis(tmp_path, tiny_coco):
     assert means['FN'] == 1
 
 
-def test_coco_error_analysis_by_size_is_cocos(capsys, tmp_path):
-    """Means of the classes that have objects of a size; sizes without are empty."""
+def test_coco_error_analysis_by_size_matches_cocoeval(capsys, tmp_path):
+    """Means over the classes with objects of a size; empty sizes are left out."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -379,7 +379,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_compare(tmp_path, trained, classified):
-    """A detector and a classifier, and a run that has no scores and a bad name."""
+    """A detector, a classifier, and a run without scores whose name needs escaping."""
     other = tmp_path / '<b>new & "odd"'
     shutil.copytree(trained, other, ignore=shutil.ignore_patterns('*.pth', 'last_*'))
     for path in other.glob('*/vis_data/scalars.json'):
@@ -409,41 +409,6 @@ def test_compare(tmp_path, trained, classified):
     assert '1 objects found' not in page.texts
 
 
-def test_one_object_is_in_the_singular(tmp_path, detector_config, tiny_coco):
-    from mmrla.analysis.examples import examples_of
-
-    content = json.loads((tiny_coco / 'annotations/val.json').read_text())
-    images = [image['id'] for image in content['images']]
-    # One object in the first image, two in the second, and so on.
-    content['annotations'] = [
-        a
-        for a in content['annotations']
-        if a['image_id'] != images[0] or a['category_id'] == 1
-    ]
-    (tmp_path / 'annotations.json').write_text(json.dumps(content))
-    cfg = Config.fromfile(detector_config)
-    cfg.val_dataloader.dataset.ann_file = str(tmp_path / 'annotations.json')
-    examples = examples_of(cfg, 2)
-    assert [example.truth for example in examples] == ['1 object', '2 objects']
-
-
-def test_classes_are_drawn_in_the_colours_of_all_pictures():
-    """The second class is blue; COCO's second colour is a dark red."""
-    from mmengine.structures import InstanceData
-
-    from mmrla.analysis import examples
-
-    grey = np.full((240, 240, 3), 128, np.uint8)
-    instances = InstanceData(
-        bboxes=torch.tensor([[50.0, 50, 190, 190]]), labels=torch.tensor([1])
-    )
-    drawn = examples._draw(grey, instances, ('red', 'blue'))
-    # The left side of the box, below its label.
-    red, green, blue = drawn[120:180, 50].mean(0)
-    assert blue > green > red
-    assert blue > 170
-
-
 def test_compare_without_scores_and_examples(capsys, tmp_path, trained):
     work_dir = tmp_path / 'started'
     folder = work_dir / '20260101_000000/vis_data'
@@ -462,7 +427,7 @@ def test_compare_without_scores_and_examples(capsys, tmp_path, trained):
 
 @pytest.fixture(scope='module')
 def probed(tmp_path_factory, trained):
-    """A page with a script at its end that measures what the browser shows."""
+    """A page with a script that measures what the browser shows."""
     folder = tmp_path_factory.mktemp('page')
     out = folder / 'page.html'
     options = ['--out', out, '--rounds', '0', '--examples', '2']
@@ -478,16 +443,17 @@ def probed(tmp_path_factory, trained):
     return probe
 
 
+BROWSER = shutil.which('chromium') or ''
+
+
+@pytest.mark.skipif(not BROWSER, reason='chromium is not installed')
 @pytest.mark.parametrize('width', [1280, 390])
 def test_page_in_a_browser(tmp_path, probed, width):
     """Nothing is wider than the window, neither on a desk nor on a phone."""
-    browser = shutil.which('chromium')
-    if browser is None:
-        pytest.skip('chromium is not installed')
     options = '--no-sandbox --disable-gpu --disable-background-networking'.split()
     done = subprocess.run(
         [
-            browser,
+            BROWSER,
             '--headless',
             *options,
             f'--user-data-dir={tmp_path / "profile"}',
@@ -514,7 +480,7 @@ def test_page_in_a_browser(tmp_path, probed, width):
 
 
 def test_cost_figure(tmp_path):
-    """Drawn from what the metafiles say, and the one in docs is of today."""
+    """The figure in docs matches the metafiles."""
     call('misc/draw_readme_figures', '--out-dir', tmp_path)
     rows = [tuple(row.values()) for row in read(tmp_path / 'cost_error.csv')]
     # Table 3: three depths with five modules each, CBAM for two of them.

@@ -24,7 +24,7 @@ def counts(capsys, *args):
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_classifier_with_the_shares_of_its_stages(capsys, classifier_config):
+def test_classifier_with_shares_of_stages(capsys, classifier_config):
     result = counts(capsys, classifier_config, '--shape', 64, 96)
     assert result['shape'] == [64, 96]
     assert result['proposals'] is None
@@ -56,7 +56,7 @@ def test_a_classifier_with_the_shares_of_its_stages(capsys, classifier_config):
     assert result['rla']['backbone.rla.0']['reading']['params'] == 3 * 4 * 8
 
 
-def test_a_detector_sees_as_many_proposals_as_it_tests_with(capsys, detector_config):
+def test_detector_counts_its_test_proposals(capsys, detector_config):
     result = counts(capsys, detector_config, '--shape', 64)
     assert result['shape'] == [64, 64]
     assert result['proposals'] == 50
@@ -71,7 +71,7 @@ def test_a_detector_sees_as_many_proposals_as_it_tests_with(capsys, detector_con
     assert result['uncounted'] == []
 
 
-def test_images_are_padded_as_the_config_does(capsys, detector_config):
+def test_padding_follows_config(capsys, detector_config):
     result = counts(capsys, detector_config, '--shape', 50, 90)
     assert result['shape'] == [64, 96]
 
@@ -99,15 +99,15 @@ def test_text(capsys, classifier_config):
         ('faster_rcnn/faster-rcnn_rla-r50_fpn_4xb2-1x_coco.py', (800, 1333)),
     ],
 )
-def test_the_shape_is_that_of_the_test_pipeline(config, expected):
+def test_shape_of_test_pipeline(config, expected):
     assert input_shape(Config.fromfile(CONFIGS / config)) == expected
 
 
-def test_a_config_without_a_pipeline_is_of_imagenets_size():
+def test_default_shape():
     assert input_shape(Config()) == (224, 224)
 
 
-def test_a_one_stage_detector_needs_no_real_pass(monkeypatch, detector_config):
+def test_one_stage_detector_is_measured_on_meta(monkeypatch, detector_config):
     devices = []
 
     def spied(model, inputs, *args):
@@ -130,7 +130,7 @@ def test_a_one_stage_detector_needs_no_real_pass(monkeypatch, detector_config):
     assert analysis.complexity.of('bbox_head')[1] == Cost(macs=positions * convs)
 
 
-def test_errors_are_one_line(capsys, classifier_config, tmp_path):
+def test_errors_give_one_line(capsys, classifier_config, tmp_path):
     status, line = error_line(capsys, TOOL, 'nowhere.py')
     assert status == 2
     assert 'nowhere.py does not exist' in line
@@ -157,7 +157,7 @@ def test_errors_are_one_line(capsys, classifier_config, tmp_path):
     assert 'no forward pass' in line
 
 
-def test_an_unknown_type_is_named(classifier_config):
+def test_unknown_type_is_named(classifier_config):
     cfg = Config.fromfile(classifier_config)
     cfg.model.backbone.type = 'NoSuchNet'
     assert MODELS.get('NoSuchNet') is None

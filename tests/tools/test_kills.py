@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Trainings that are killed, again and again, and a disk that is full."""
+"""Trainings killed at many moments, and a full disk."""
 
 import os
 import random
@@ -25,7 +25,7 @@ NO_VALIDATION = [
 
 
 def moments(size):
-    """20 ways to die, drawn with a seed: what, and when.
+    """20 kills, drawn with a seed: how, and when.
 
     Args:
         size: Bytes of the smallest checkpoint.
@@ -127,7 +127,7 @@ def die(args, log, how, when):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_kills_change_nothing(detector_config, tmp_path):
-    """Each costs one checkpoint interval at most, all together not one bit."""
+    """Each costs at most one checkpoint interval; the end is the same to the bit."""
     options = ['--cfg-options', f'train_cfg.max_epochs={EPOCHS}', *NO_VALIDATION]
     undisturbed, work_dir = tmp_path / 'undisturbed', tmp_path / 'killed'
     call('train', detector_config, '--work-dir', undisturbed, *options)
@@ -179,7 +179,7 @@ UNSHARE = ['unshare', '--user', '--map-root-user', '--mount']
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full(trained, detector_config, tmp_path):
+def test_full_disk(trained, detector_config, tmp_path):
     disk, results = tmp_path / 'disk', tmp_path / 'results'
     disk.mkdir()
     results.mkdir()

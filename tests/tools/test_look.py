@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The tools that look at configs and data: nothing is trained."""
+"""Tools that show configs and data."""
 
 import shutil
 import sys
@@ -43,24 +43,21 @@ def test_check_data(capsys, detector_config, classifier_config, tiny_coco):
     assert 'train' not in out
 
 
-@pytest.mark.parametrize('tool', ['misc/check_data', 'train'])
-def test_missing_image(capsys, tmp_path, detector_config, tiny_coco, tool):
+def test_missing_image(capsys, tmp_path, detector_config, tiny_coco):
+    """In training; test_bad_inputs.py has the check of data."""
     root = tmp_path / 'coco'
     shutil.copytree(tiny_coco, root)
     (root / 'train' / '003.png').unlink()
     options = [
         f'{part}_dataloader.dataset.data_root={root}' for part in ('train', 'val')
     ]
-    more = ['--work-dir', tmp_path / 'work'] if tool == 'train' else []
-    status, line = error_line(
-        capsys, tool, detector_config, *more, '--cfg-options', *options
-    )
+    args = detector_config, '--work-dir', tmp_path / 'work', '--cfg-options', *options
+    status, line = error_line(capsys, 'train', *args)
     assert status == 2
     assert '003.png does not exist; 1 of 8 images of' in line
 
 
-@pytest.mark.parametrize('tool', ['misc/check_data', 'train'])
-def test_other_folders_in_val(capsys, tmp_path, classifier_config, tiny_folders, tool):
+def test_other_folders_in_val(capsys, tmp_path, classifier_config, tiny_folders):
     root = tmp_path / 'folders'
     shutil.copytree(tiny_folders, root)
     (root / 'val' / 'dark').rename(root / 'val' / 'black')
@@ -68,15 +65,13 @@ def test_other_folders_in_val(capsys, tmp_path, classifier_config, tiny_folders,
         f'{part}_dataloader.dataset.data_root={root}'
         for part in ('train', 'val', 'test')
     ]
-    more = ['--work-dir', tmp_path / 'work'] if tool == 'train' else []
-    status, line = error_line(
-        capsys, tool, classifier_config, *more, '--cfg-options', *options
-    )
+    args = classifier_config, '--work-dir', tmp_path / 'work', '--cfg-options'
+    status, line = error_line(capsys, 'train', *args, *options)
     assert status == 2
     assert "do not have the same class folders: only one has 'black'" in line
 
 
-def test_cifar_is_not_there(capsys, tmp_path, monkeypatch):
+def test_missing_cifar(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, line = error_line(capsys, 'train', RLA_CIFAR)
     assert status == 2
@@ -97,8 +92,8 @@ def test_browse_detection(tmp_path, detector_config):
         assert picture.size == (64, 64)
 
 
-def test_browse_classification_of_a_fold(tmp_path, classifier_config):
-    """Wrapped data sets, which upstream's tool refuses; colours as they are."""
+def test_browse_fold_of_classification_data(tmp_path, classifier_config):
+    """Upstream's tool refuses wrapped data sets."""
     cfg = Config.fromfile(classifier_config)
     cfg.train_dataloader.dataset = dict(
         type='KFoldDataset', num_splits=2, dataset=cfg.train_dataloader.dataset
@@ -110,8 +105,8 @@ def test_browse_classification_of_a_fold(tmp_path, classifier_config):
     assert len(list(out.glob('*.jpg'))) == 4
 
 
-def test_browse_branches(capsys, tmp_path, tiny_coco):
-    """The data of SoftTeacher: images with labels, and two views of those without."""
+def test_browse_multi_branch_data(capsys, tmp_path, tiny_coco):
+    """SoftTeacher's data: labelled images, and two views of unlabelled ones."""
     name = 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco'
     path = tmp_path / 'config.py'
     path.write_text(f"_base_ = 'mmdet::soft_teacher/{name}.py'\n")
@@ -141,14 +136,14 @@ def test_browse_branches(capsys, tmp_path, tiny_coco):
             assert np.asarray(picture).std() > 5, path
 
 
-def test_browse_needs_a_place(capsys, detector_config):
+def test_browse_needs_output(capsys, detector_config):
     status, line = error_line(capsys, 'analysis_tools/browse_dataset', detector_config)
     assert status == 2
     assert '--output-dir FOLDER or --show' in line
 
 
-def test_plot_of_the_learning_rate(tmp_path, detector_config):
-    """For mmdet's configs too, and without leaving a work_dir."""
+def test_learning_rate_plot(tmp_path, detector_config):
+    """Works for mmdet's configs, and leaves no work_dir."""
     picture = tmp_path / 'lr.png'
     tool = REPO / 'tools/analysis_tools/vis_scheduler.py'
     options = ['--dataset-size', '8', '--save-path', picture, '--not-show']

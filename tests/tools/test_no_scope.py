@@ -1,9 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 """Tools with pure-Python configs: types are classes, and there is no default scope."""
 
-import importlib.util
 import json
-import sys
 
 import cv2
 import numpy as np
@@ -19,7 +17,7 @@ from mmrla.analysis.networks import (
 )
 from mmrla.engine.config import load_config
 
-from .conftest import REPO, call, error_line, isolated
+from .conftest import call, error_line
 
 DETECTOR = """
 from mmcv.transforms import LoadImageFromFile
@@ -116,7 +114,7 @@ def classifier(tmp_path_factory, tiny_folders):
 @pytest.mark.parametrize(
     'kind, shape', [('detector', (64, 64)), ('classifier', (224, 224))]
 )
-def test_the_class_tells_the_task(request, kind, shape):
+def test_task_of_model_class(request, kind, shape):
     config, _ = request.getfixturevalue(kind)
     cfg = load_config(str(config))
     assert is_detector(network_class(cfg)) == (kind == 'detector')
@@ -131,8 +129,8 @@ def test_the_class_tells_the_task(request, kind, shape):
     assert len(analysis.shares) >= 4
 
 
-def test_text_without_a_scope(detector_config, tmp_path):
-    """Types with their library, and none by default."""
+def test_type_names_without_scope(detector_config, tmp_path):
+    """Types name their library."""
     cfg = load_config(str(detector_config))
     assert is_detector(network_class(cfg))
     cfg.default_scope = None
@@ -175,7 +173,7 @@ def test_figures(request, capsys, tmp_path, tiny_coco, kind):
         assert (tmp_path / 'cam.csv').is_file()
 
 
-def test_benchmark_refuses_both_at_once(capsys, detector, classifier):
+def test_benchmark_refuses_mixed_tasks(capsys, detector, classifier):
     tool = 'analysis_tools/benchmark'
     status, line = error_line(capsys, tool, detector[0], classifier[0])
     assert status == 2
@@ -183,7 +181,7 @@ def test_benchmark_refuses_both_at_once(capsys, detector, classifier):
 
 
 def test_benchmark_of_a_detector(capsys, tmp_path, detector):
-    """The result, the figure, and few lines in a log."""
+    """Writes the results and a figure, and few lines to a log."""
     options = ['--shape', 64, 64, '--batch-size', 1, '--rounds', 20, '--warmup', 0]
     tool = 'analysis_tools/benchmark'
     call(tool, detector[0], *options, '--out', tmp_path / 'out')
@@ -195,31 +193,20 @@ def test_benchmark_of_a_detector(capsys, tmp_path, detector):
     assert capsys.readouterr().err.count('rounds timed') <= 10
 
 
-def _example(monkeypatch, name, *args):
-    """Call an example of demo/, as a program that finds its neighbours."""
-    monkeypatch.setattr(sys, 'path', [str(REPO / 'demo'), *sys.path])
-    spec = importlib.util.spec_from_file_location(name, REPO / f'demo/{name}.py')
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with isolated():
-        module.main([str(arg) for arg in args])
-
-
 @pytest.mark.parametrize('kind', ['detector', 'classifier'])
-def test_extract_features(request, monkeypatch, tmp_path, tiny_coco, kind):
+def test_extract_features(request, tmp_path, tiny_coco, kind):
     config, checkpoint = request.getfixturevalue(kind)
     image, options = tiny_coco / 'val/000.png', ['--device', 'cpu', '--config', config]
     out = ['--out-dir', tmp_path]
-    _example(monkeypatch, 'extract_features', checkpoint, image, *options, *out)
+    args = checkpoint, image, *options, *out
+    call('extract_features', *args, folder='demo')
     _, model = load_network(str(config), str(checkpoint))
     with np.load(tmp_path / '000.npz') as features:
         assert features['stage3'].shape == (256, 2, 2)
         assert ('vector' in features) == (kind == 'classifier')
 
 
-def test_detect_video(monkeypatch, capsys, tmp_path, tiny_coco, detector):
+def test_detect_video(capsys, tmp_path, tiny_coco, detector):
     path = tmp_path / 'in.avi'
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 5, (64, 64))
     video.write(cv2.imread(str(tiny_coco / 'val/000.png')))
@@ -227,5 +214,5 @@ def test_detect_video(monkeypatch, capsys, tmp_path, tiny_coco, detector):
     config, checkpoint = detector
     options = ['--config', config, '--device', 'cpu', '--score-thr', 0]
     out = tmp_path / 'out.mp4'
-    _example(monkeypatch, 'detect_video', checkpoint, path, out, *options)
+    call('detect_video', checkpoint, path, out, *options, folder='demo')
     assert f'written: {out}' in capsys.readouterr().out

@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 def tree(pid: int) -> List[int]:
-    """A process and its children, those that are still there."""
+    """A process and its children that still run."""
     try:
         text = Path(f'/proc/{pid}/task/{pid}/children').read_text()
     except OSError:
@@ -43,7 +43,7 @@ def tree(pid: int) -> List[int]:
 
 
 def sample(pid: int, seconds: float) -> Sample:
-    """Look at a process and its children."""
+    """Measure a process and its children."""
     memory = 0
     for member in tree(pid):
         try:
@@ -59,7 +59,7 @@ def sample(pid: int, seconds: float) -> Sample:
 
 
 def watch(process: Any, seconds: float, interval: float) -> List[Sample]:
-    """Samples of a process until it ends or the time is over."""
+    """Sample a process until it ends or time is up."""
     start = time.monotonic()
     samples: List[Sample] = []
     while process.poll() is None and time.monotonic() - start < seconds:
@@ -76,43 +76,16 @@ def thirds(samples: List[Sample]) -> List[List[Sample]]:
 
 
 def growth(samples: List[Sample], what: str) -> float:
-    """From the middle third to the last one, of their medians: 0.02 is 2%."""
+    """Growth of the median from the middle third to the last: 0.02 is 2%."""
     _, middle, end = (
         statistics.median(getattr(s, what) for s in part) for part in thirds(samples)
     )
     return end / middle - 1
 
 
-LEAKS = {
-    'none': ('', None),
-    'memory': ('kept.append(bytes(range(256)) * 4096)', 'memory'),
-    'files': ('kept.append(open("/dev/null"))', 'files'),
-}
-
-
-@pytest.mark.parametrize('leak, found', LEAKS.values(), ids=list(LEAKS))
-def test_leaks_are_seen(leak, found):
-    """The watch that the long test relies on."""
-    code = (
-        'import time\nkept = []\nprint("started", flush=True)\n'
-        f'while True:\n    {leak}\n    time.sleep(0.01)'
-    )
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()  # where it has yet to start, that is growth
-        samples = watch(process, 3, 0.05)
-    finally:
-        process.kill()
-        process.wait()
-    grown = {what for what in ('memory', 'files') if growth(samples, what) > 0.02}
-    # Open files take memory too, of a process as small as this.
-    assert found in grown if found else not grown
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(60 * MINUTES + 600)
-def test_the_demos_training_stays_as_large_as_it_is(tmp_path):
+def test_demo_training_does_not_grow(tmp_path):
     data = tmp_path / 'digits'
     # Few scenes: more epochs, checkpoints and validations in the time.
     ensure_digit_scenes(data, DigitSceneParams(num_train=80, num_val=16))

@@ -13,7 +13,7 @@ from .conftest import call, metrics
 
 @pytest.fixture(scope='module')
 def tested(trained, detector_config, tmp_path_factory):
-    """The work_dir of a test with everything written."""
+    """The work_dir of a test that writes all its outputs."""
     work_dir = tmp_path_factory.mktemp('tested')
     args = '--out', work_dir / 'out.pkl', '--show-dir', 'shown'
     checkpoint = trained / 'epoch_2.pth'
@@ -21,7 +21,7 @@ def tested(trained, detector_config, tmp_path_factory):
     return work_dir
 
 
-def test_the_table_is_the_one_of_the_training(trained, tested):
+def test_metrics_equal_validation(trained, tested):
     log = sorted(trained.glob('*/vis_data/scalars.json'))[-1]
     (validated,) = (
         values
@@ -40,7 +40,7 @@ def test_predictions_are_written(tested):
     assert predictions[0]['pred_instances']['bboxes'].shape[1] == 4
 
 
-def test_the_deployed_form_says_the_same(trained, tested, detector_config, tmp_path):
+def test_deployed_form_gives_same_results(trained, tested, detector_config, tmp_path):
     args = '--work-dir', tmp_path, '--no-deploy', '--out', tmp_path / 'out.pkl'
     call('test', detector_config, trained / 'epoch_2.pth', *args)
     assert metrics(tmp_path) == metrics(tested)
@@ -56,11 +56,11 @@ def test_the_deployed_form_says_the_same(trained, tested, detector_config, tmp_p
         torch.testing.assert_close(one['scores'], other['scores'], rtol=0, atol=1e-4)
 
 
-def test_images_are_painted(tested):
+def test_images_are_drawn(tested):
     assert len(list(tested.glob('2*/shown/*.png'))) == 5
 
 
-def test_classes_have_the_colours_of_all_pictures(tested, tiny_coco):
+def test_class_colours(tested, tiny_coco):
     """The second class is drawn in blue; COCO's second colour is a dark red."""
     content = json.loads((tiny_coco / 'annotations/val.json').read_text())
     image = content['images'][0]
@@ -104,8 +104,8 @@ def test_classifiers(classifier_config, tmp_path):
     assert len(list(tmp_path.glob('2*/shown/*.png'))) == 6
 
 
-def test_code_in_a_checkpoint_is_not_run(trained, tested, detector_config, tmp_path):
-    """A file of somebody else's may be evaluated, but not obeyed."""
+def test_code_in_checkpoint_is_not_run(trained, tested, detector_config, tmp_path):
+    """A foreign file is evaluated without running its code."""
     witness = tmp_path / 'run'
 
     class Evil:

@@ -1,5 +1,6 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from mmrla.models import RLAResNet
 
 from ..conftest import NEW_PARTS
 from .conftest import (
+    REPO,
     TOOLS,
     call,
     environment,
@@ -31,7 +33,7 @@ def newest_log(work_dir):
     return sorted(Path(work_dir).glob('*/*.log'))[-1].read_text()
 
 
-def test_a_detector_is_trained_and_evaluated(trained):
+def test_detector_is_trained_and_evaluated(trained):
     log = newest_log(trained)
     assert 'coco/bbox_mAP' in log
     assert epochs(trained) == ['epoch_2.pth']  # max_keep_ckpts=1
@@ -40,10 +42,16 @@ def test_a_detector_is_trained_and_evaluated(trained):
     assert all(w.isfinite().all() for w in weights(trained / 'epoch_2.pth').values())
 
 
-def test_a_classifier_is_trained_as_a_program(classifier_config, tmp_path):
-    """From a folder that is not the repository's, without any option's default."""
+OURS = tuple(f'{REPO}/{folder}/' for folder in ('mmrla', 'tools', 'configs'))
+#: A warning, and the file that gives it.
+WARNING = re.compile(r'^(\S.*?):\d+: (?:\w+\.)*\w*Warning: ', re.MULTILINE)
+
+
+def test_classifier_trained_as_program(classifier_config, tmp_path):
+    """Run outside the repository, with ineffective options and all warnings shown."""
     done = run(
         sys.executable,
+        *('-W', 'always'),
         TOOLS / 'train.py',
         classifier_config,
         '--amp',
@@ -62,10 +70,12 @@ def test_a_classifier_is_trained_as_a_program(classifier_config, tmp_path):
     assert "no 'optim_wraper', is 'optim_wrapper' meant?" in done.stdout
     assert '--amp has no effect without a GPU' in done.stdout
     assert sorted(os.listdir(tmp_path)) == ['work_dirs']
+    files = WARNING.findall(done.stdout + done.stderr)
+    assert not [file for file in files if file.startswith(OURS)]
 
 
-def test_resuming_ends_with_the_weights_of_an_undisturbed_run(
-    trained, detector_config, tmp_path
+def test_resumed_run_equals_undisturbed_run(
+    trained, detector_config, tmp_path, recwarn
 ):
     one_epoch = '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9'
     call('train', detector_config, '--work-dir', tmp_path, *one_epoch)
@@ -82,11 +92,12 @@ def test_resuming_ends_with_the_weights_of_an_undisturbed_run(
     assert epochs(tmp_path) == ['epoch_2.pth']
     assert same_weights(tmp_path / 'epoch_2.pth', trained / 'epoch_2.pth')
     assert not list(tmp_path.glob('.*.tmp'))
-    # Torn as it is, the file was not overwritten.
+    # The torn file was not overwritten.
     assert len(list(tmp_path.glob('earlier/*/epoch_2.pth'))) == 1
+    assert not [w for w in recwarn if w.filename.startswith(OURS)]
 
 
-def test_a_new_run_keeps_the_checkpoints_of_the_one_before(classifier_config, tmp_path):
+def test_new_run_keeps_earlier_checkpoints(classifier_config, tmp_path):
     one_epoch = '--work-dir', tmp_path
     call('train', classifier_config, *one_epoch)
     before = (tmp_path / 'epoch_1.pth').read_bytes()
@@ -97,7 +108,7 @@ def test_a_new_run_keeps_the_checkpoints_of_the_one_before(classifier_config, tm
     assert len(list(tmp_path.glob('2*/'))) == 2
 
 
-def test_resume_auto_without_a_checkpoint_starts_with_load_from(
+def test_resume_auto_without_checkpoint_uses_load_from(
     trained, detector_config, tmp_path
 ):
     """Upstream forgets load_from then and starts from noise."""
@@ -118,16 +129,16 @@ def test_resume_auto_without_a_checkpoint_starts_with_load_from(
     assert ours[name].equal(theirs[name])
 
 
-def test_options_without_a_value_are_refused(detector_config, capsys):
+def test_option_without_value(detector_config, capsys):
     with pytest.raises(SystemExit, match='2'):
         call('train', detector_config, '--cfg-options', 'model.backbone.depth')
     assert "'model.backbone.depth' is not KEY=VALUE" in capsys.readouterr().err
 
 
-def test_weights_of_another_backbone_are_refused(
+def test_weights_of_other_backbone_are_refused(
     trained, detector_config, tmp_path, capsys
 ):
-    """rla_channels differs: as load_from, and as pretrained weights."""
+    """With other rla_channels, from load_from and from init_cfg."""
     other = 'model.backbone.rla_channels=6'
     checkpoint = trained / 'epoch_2.pth'
     ways = {
@@ -147,7 +158,7 @@ def test_weights_of_another_backbone_are_refused(
     assert not list(tmp_path.glob('*.pth'))
 
 
-def test_a_plain_resnet_starts_an_rla_detector(detector_config, tmp_path):
+def test_rla_detector_starts_from_plain_resnet(detector_config, tmp_path):
     plain = RLAResNet(50, rla_channels=0, base_channels=8)
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     call(
@@ -173,7 +184,9 @@ def test_a_plain_resnet_starts_an_rla_detector(detector_config, tmp_path):
         (dict(attention='ECA'), "unexpected keyword argument 'attention'"),
     ],
 )
-def test_a_wrong_start_is_one_line(detector_config, tmp_path, capsys, change, message):
+def test_wrong_init_cfg_gives_one_line(
+    detector_config, tmp_path, capsys, change, message
+):
     weights = RLAResNet(50, rla_channels=0, base_channels=8).state_dict()
     named = {f'backbone.{name}': value for name, value in weights.items()}
     torch.save(named, tmp_path / 'x.pth')
@@ -193,7 +206,7 @@ def test_a_wrong_start_is_one_line(detector_config, tmp_path, capsys, change, me
     assert not list((tmp_path / 'run').glob('*.pth'))
 
 
-def test_debugging_brings_the_traceback_back(monkeypatch, tmp_path):
+def test_debug_variable_shows_traceback(monkeypatch, tmp_path):
     from mmrla.engine.errors import UserError
 
     monkeypatch.setenv('MMRLA_DEBUG', '1')
@@ -244,10 +257,10 @@ log_processor = dict(by_epoch=False)
 """
 
 
-def test_a_model_that_renames_weights_starts_from_them(
+def test_soft_teacher_from_supervised_detector(
     trained, detector_config, tmp_path, capsys
 ):
-    """SoftTeacher, from a supervised detector; a test of it likewise."""
+    """It renames weights as it loads them, in training and in testing."""
     config = tmp_path / 'semi.py'
     config.write_text(SEMI.format(base=str(detector_config)))
     source = trained / 'epoch_2.pth'
@@ -268,7 +281,7 @@ def test_a_model_that_renames_weights_starts_from_them(
     assert not (tmp_path / 'no').exists()
 
 
-def test_a_flexible_runner_trains(trained, detector_config, tmp_path):
+def test_flexible_runner(trained, detector_config, tmp_path):
     options = [
         'runner_type=FlexibleRunner',
         'strategy.type=SingleDeviceStrategy',
@@ -283,7 +296,7 @@ def test_a_flexible_runner_trains(trained, detector_config, tmp_path):
     assert epochs(tmp_path / 'run') == ['epoch_1.pth']
 
 
-def test_layers_of_a_detector_can_learn_slower(detector_config, tmp_path):
+def test_layer_decay(detector_config, tmp_path):
     options = (
         'optim_wrapper.constructor=mmrla.LayerDecayConstructor',
         'optim_wrapper.paramwise_cfg.layer_decay_rate=0.5',
@@ -299,7 +312,7 @@ def test_layers_of_a_detector_can_learn_slower(detector_config, tmp_path):
     assert rates == [0.5**i for i in range(17, 0, -1)]
 
 
-def test_an_untrained_frozen_stage_is_told(detector_config, tmp_path):
+def test_untrained_frozen_stage_is_reported(detector_config, tmp_path):
     options = 'model.backbone.frozen_stages=1', 'train_cfg.max_epochs=1'
     args = '--work-dir', tmp_path, '--cfg-options', *options
     call('train', detector_config, *args, 'train_cfg.val_interval=9')
@@ -308,8 +321,8 @@ def test_an_untrained_frozen_stage_is_told(detector_config, tmp_path):
     assert 'frozen_stages=-1' in line
 
 
-def test_a_bug_keeps_its_traceback(detector_config, tmp_path, monkeypatch):
-    """In what is built late, and in a hook."""
+def test_bug_keeps_traceback(detector_config, tmp_path, monkeypatch):
+    """In an optimizer, and in a hook."""
     from mmengine.hooks import IterTimerHook
     from torch.optim import SGD
 
@@ -325,8 +338,8 @@ def test_a_bug_keeps_its_traceback(detector_config, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('tool', ['train', 'test'])
-def test_an_interruption_is_one_line(tool, trained, detector_config, tmp_path):
-    """Ctrl-C, in the middle of the work."""
+def test_interruption_gives_one_line(tool, trained, detector_config, tmp_path):
+    """Ctrl-C during the run."""
     args = [sys.executable, '-u', TOOLS / f'{tool}.py', detector_config]
     if tool == 'test':
         args.append(trained / 'epoch_2.pth')
@@ -363,7 +376,7 @@ UPSTREAM: Dict[str, Dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', UPSTREAM)
-def test_networks_of_upstream_start_without_a_word(name, detector_config, tmp_path):
+def test_upstream_networks_start_without_warnings(name, detector_config, tmp_path):
     plain = RLAResNet(50, rla_channels=0, base_channels=8, stem_channels=8)
     weights = dict(plain.state_dict(), **{'fc.weight': torch.zeros(2, 256)})
     torch.save(weights, tmp_path / 'plain.pth')
@@ -399,8 +412,10 @@ def test_networks_of_upstream_start_without_a_word(name, detector_config, tmp_pa
 @pytest.mark.parametrize(
     'form', ["[dict(type='Pretrained', {})]", "dict(type='mmengine.Pretrained', {})"]
 )
-def test_a_start_that_mmpretrain_overwrites_is_told(form, classifier_config, tmp_path):
-    """It zeroes the last norms unless the type is the one word that it knows."""
+def test_weights_overwritten_by_mmpretrain_are_reported(
+    form, classifier_config, tmp_path
+):
+    """It zeroes the last norms unless the type is exactly 'Pretrained'."""
     plain = RLAResNet(50, rla_channels=0, base_channels=8, stem_channels=8)
     weights = plain.state_dict()
     for name in weights:

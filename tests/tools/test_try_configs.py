@@ -20,19 +20,19 @@ TOOL = 'misc/try_configs'
         ('short', 'short'),
     ],
 )
-def test_sizes_become_smaller(before, after):
+def test_shrink_sizes(before, after):
     cfg = [dict(type='Resize', scale=before, keep_ratio=True)]
     load_tool(TOOL).shrink_sizes(cfg, 0.25)
     assert cfg == [dict(type='Resize', scale=after, keep_ratio=True)]
 
 
-def test_other_numbers_stay():
+def test_other_numbers_are_kept():
     cfg = dict(type='RandomErasing', max_area_ratio=0.3, prob=300)
     load_tool(TOOL).shrink_sizes(cfg, 0.25)
     assert cfg['prob'] == 300
 
 
-def test_a_classifier_and_a_detector(
+def test_try_classifier_and_detector(
     capsys, classifier_config, detector_config, tmp_path
 ):
     """Both are trained through tools/train.py; a second call trains nothing."""
@@ -67,7 +67,7 @@ def test_failures_are_named(capsys, classifier_config, tmp_path):
     assert '2 of 2 configs failed or did not fit: missing, bad' in err
 
 
-def test_data_of_a_name(capsys):
+def test_data_option(capsys):
     with pytest.raises(SystemExit):
         load_tool(TOOL).parse_args(['x.py', '--data', 'coco'])
     assert "'coco' is not NAME=FOLDER" in capsys.readouterr().err
@@ -75,8 +75,8 @@ def test_data_of_a_name(capsys):
     assert args.data == dict(coco='a', in1k='b=c')
 
 
-def test_class_folders_of_any_number(tmp_path):
-    """As ImageNet: the network keeps its 1,000 classes."""
+def test_class_folders_keep_head_of_config(tmp_path):
+    """With ImageNet's configs the network keeps its 1,000 classes."""
     tool = load_tool(TOOL)
     from PIL import Image
 
