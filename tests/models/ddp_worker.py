@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Started twice by test_ddp.py: FILE has the networks, the gradients go beside it."""
+"""A process of test_ddp.py: reads networks from FILE, writes gradients beside it."""
 
 import sys
 
@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 def main(path: str) -> None:
-    """One step of each network on this process's share of the images."""
+    """Run a step of each network on this process's share of the images."""
     from mmengine.registry import MODELS
 
     dist.init_process_group('gloo')
@@ -25,7 +25,7 @@ def main(path: str) -> None:
         model.load_state_dict(state)
         wrapped = DistributedDataParallel(model, find_unused_parameters=False)
         share = images.chunk(processes)[rank]
-        for _ in range(2):  # the second finds what the first has not used
+        for _ in range(2):  # the second fails if the first left a parameter unused
             model.zero_grad()
             torch.stack(
                 [out.square().mean() for out in wrapped(share)]

@@ -1,7 +1,7 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""On a GPU the networks are those of the CPU.
+"""Networks on a GPU against the CPU.
 
-MMRLA_CUDA_TESTS=cpu runs the tests without one, to see that they run.
+MMRLA_CUDA_TESTS=cpu runs the tests on the CPU, to see that they work.
 """
 
 import copy
@@ -30,7 +30,7 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _step(model: Any, x: Tensor) -> Tuple[List[Tensor], Dict[str, Tensor]]:
-    """Outputs and gradients, on the CPU in float64."""
+    """Outputs and gradients of a step, copied to the CPU in float64."""
     outs = model(x)
     torch.stack([out.square().mean() for out in outs]).sum().backward()
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -42,7 +42,7 @@ def _step(model: Any, x: Tensor) -> Tuple[List[Tensor], Dict[str, Tensor]]:
 
 
 def _assert_near(a: Any, b: Any) -> None:
-    """Outputs each, gradients together: single ones may be sums of nearly nothing."""
+    """Compare each output, but all gradients at once: single ones may nearly vanish."""
     for one, other in zip(a[0], b[0]):
         assert (one - other).norm() < 1e-3 * other.norm()
     assert a[1].keys() == b[1].keys()
@@ -51,7 +51,7 @@ def _assert_near(a: Any, b: Any) -> None:
 
 
 @each(FAMILIES, fast=['resnet-v1', 'resnet-v3', 'mobilenet'])
-def test_a_step_is_that_of_the_cpu(case: Case) -> None:
+def test_a_step_equals_the_cpus(case: Case) -> None:
     model = settled(case).eval()
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     expected = _step(copy.deepcopy(model).double(), x.double())
@@ -59,7 +59,7 @@ def test_a_step_is_that_of_the_cpu(case: Case) -> None:
 
 
 @each([c for c in FAMILIES if c.name in ('resnet-v1', 'resnet-v3', 'mobilenet')])
-def test_forms(case: Case) -> None:
+def test_fused_and_deployed_forms(case: Case) -> None:
     """Fused in training mode, deployed in eval mode."""
     model = settled(case).to(DEVICE)
     x = torch.randn(8, 3, 96, 96, generator=torch.Generator().manual_seed(1))

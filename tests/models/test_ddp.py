@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Distributed data parallel: the gradients of one process, no parameter unused."""
+"""Distributed data parallel: gradients and unused parameters."""
 
 import itertools
 import subprocess
@@ -20,10 +20,9 @@ UNUSED = 'Expected to have finished reduction in the prior iteration'
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    """Each with half of the images, in float64, norms in eval mode.
+    """Each process has half of the images; float64, norms in eval mode.
 
-    torch's SyncBatchNorm needs a GPU, so norms that see the whole batch are left
-    out here.
+    In training mode norms would need SyncBatchNorm, which needs a GPU.
     """
     cases = [case for case in FAMILIES if case.name in FAST]
     states, batches, expected = [], [], []
@@ -59,14 +58,14 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
 
 @pytest.fixture(scope='module')
 def process_group() -> Iterator[None]:
-    """A group of this process alone: DDP looks for unused parameters there too."""
+    """A group of one process, in which DDP finds unused parameters too."""
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 def two_steps(model: nn.Module) -> None:
-    """The second fails if the first has left a parameter without a gradient."""
+    """Run two steps; the second fails if the first left a parameter unused."""
     wrapped = DistributedDataParallel(model, find_unused_parameters=False)
     for _ in range(2):
         outs = wrapped(torch.randn(2, 3, 32, 32))
@@ -74,7 +73,7 @@ def two_steps(model: nn.Module) -> None:
 
 
 class _Idle(nn.Module):
-    """A network with a parameter that does nothing."""
+    """A network with an unused parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,8 +84,8 @@ class _Idle(nn.Module):
 
 
 @pytest.mark.usefixtures('process_group')
-def test_an_unused_parameter_is_noticed() -> None:
-    """What the tests below rely on."""
+def test_an_unused_parameter_is_found() -> None:
+    """The tests below rely on it."""
     with pytest.raises(RuntimeError, match=UNUSED):
         two_steps(_Idle())
 
@@ -122,7 +121,7 @@ def test_no_parameter_is_unused_whatever_is_frozen_and_returned(case: Case) -> N
             for name, p in model.named_parameters()
             if p.requires_grad and p.grad is None
         ]
-        # Upstream's networks have layers that nothing reads: stages, conv2.
+        # Upstream builds layers that nothing reads: later stages, conv2.
         assert not [name for name in unused if is_own or name.startswith('rla.')]
         if not unused:
             model.zero_grad()

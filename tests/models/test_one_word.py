@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""RLA by one word: over the backbones of all text configs of mmdet and mmpretrain."""
+"""RLA by one word in the backbones of all text configs of mmdet and mmpretrain."""
 
 import json
 from collections import defaultdict
@@ -18,7 +18,7 @@ from mmrla.models import RLAUnit
 mmdet = pytest.importorskip('mmdet')
 mmpretrain = pytest.importorskip('mmpretrain')
 
-#: Upstream's classes that take RLA by the word ``RLA`` before their name.
+#: Classes of upstream that take RLA by ``RLA`` before their name.
 COVERED = (
     'ResNet',
     'ResNeXt',
@@ -32,7 +32,7 @@ COVERED = (
     'SEResNeXt',
     'MobileNetV2',
 )
-#: Classes that wrap a ResNet in another way.
+#: Residual networks of upstream that do not.
 NOT_COVERED = (
     'DetectoRS_ResNet',
     'DetectoRS_ResNeXt',
@@ -42,8 +42,8 @@ NOT_COVERED = (
     'CSPResNeXt',
     'SparseResNet',
 )
-#: Configs that between them have each class, and each kind of argument: depths, styles,
-#: dilations, outputs, norms, plugins, deformable and weight-standardised convs.
+#: Configs with each class and each kind of argument: depths, styles, dilations,
+#: outputs, norms, plugins, deformable and weight-standardised convs.
 FEW = {
     'mmdet': (
         'retinanet/retinanet_r18_fpn_1x_coco',
@@ -101,7 +101,7 @@ def _configs(library: str) -> Path:
 
 @pytest.fixture(scope='module')
 def found() -> Found:
-    """(library, backbone as JSON) to the configs that have it."""
+    """The configs of each (library, backbone as JSON)."""
     backbones: Found = defaultdict(list)
     for library in (mmdet, mmpretrain):
         for path in sorted(_configs(library.__name__).rglob('*.py')):
@@ -109,7 +109,7 @@ def found() -> Found:
                 continue
             try:
                 cfg = Config.fromfile(path)
-            except Exception:  # a few of upstream's name bases that are not there
+            except Exception:  # a few name bases that upstream does not have
                 continue
             for backbone in _backbones(cfg.get('model')):
                 key = library.__name__, json.dumps(backbone, sort_keys=True)
@@ -134,7 +134,7 @@ def _build(cfg: dict) -> nn.Module:
 
 
 def _fill(model: nn.Module) -> None:
-    """Weights and statistics under which no block is idle and nothing grows."""
+    """Draw weights and statistics with which blocks do something and nothing grows."""
     for name, value in model.state_dict().items():
         if name.endswith(('running_var', 'weight')) and value.ndim == 1:
             value.uniform_(0.5, 1)
@@ -145,7 +145,7 @@ def _fill(model: nn.Module) -> None:
 
 
 def _is_same(library: str, cfg: dict) -> bool:
-    """Whether RLA's network has the plain one's names, and computes what that does."""
+    """Whether the network with RLA has the plain one's names and outputs."""
     torch.manual_seed(0)
     cfg = {key: value for key, value in cfg.items() if key not in IRRELEVANT}
     with DefaultScope.overwrite_default_scope(library):
@@ -174,7 +174,7 @@ def _is_same(library: str, cfg: dict) -> bool:
 @pytest.mark.parametrize(
     ('library', 'name'), [(key, name) for key, names in FEW.items() for name in names]
 )
-def test_backbones_of_each_kind_take_rla(library: str, name: str) -> None:
+def test_each_kind_of_backbone_takes_rla(library: str, name: str) -> None:
     cfg = Config.fromfile(_configs(library) / f'{name}.py')
     backbones = list(_backbones(cfg.model))
     assert backbones
@@ -202,7 +202,7 @@ def test_every_backbone_of_upstream_takes_rla(found: Found) -> None:
         if not _is_same(library, json.loads(text))
     ]
     assert not wrong
-    # What the pinned wheels have; fewer would mean that configs were not read.
+    # In the pinned versions; fewer would mean that configs were not read.
     assert counts['mmdet ResNet'] >= 450
     assert counts['mmdet ResNeXt'] >= 97
     assert sum(n for name, n in counts.items() if name.startswith('mmpretrain')) >= 60
@@ -210,8 +210,8 @@ def test_every_backbone_of_upstream_takes_rla(found: Found) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_not_covered_is_listed(found: Found) -> None:
-    """README's list: classes of upstream whose names say that they are ResNets."""
+def test_all_others_are_listed(found: Found) -> None:
+    """Other classes with Res in their names, as README lists them."""
     names = {_name(json.loads(text)) for _, text in found}
     residual = {name for name in names if 'Res' in name}
     assert residual - set(COVERED) <= {*NOT_COVERED, 'ResNet', 'EfficientFormer'}
@@ -223,14 +223,14 @@ def _one_of_each_folder(found: Found) -> List[Path]:
         if library == 'mmdet' and _name(json.loads(text)) in COVERED:
             for path in paths:
                 best = folders.setdefault(path.parent, path)
-                # The smallest network is as good as any.
+                # Any will do; short names mean small networks.
                 if len(path.name) < len(best.name):
                     folders[path.parent] = path
     return sorted(folders.values())
 
 
 def _step(cfg: Config) -> nn.Module:
-    """A training step of a detector on images of noise."""
+    """Run a training step of a detector on noise."""
     from mmdet.testing import demo_mm_inputs
 
     torch.manual_seed(0)
@@ -247,10 +247,9 @@ def _step(cfg: Config) -> nn.Module:
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 def test_a_detector_of_each_folder_takes_a_step(found: Found) -> None:
-    """One word in its config: what the plain detector does, RLA's does.
+    """With one word in its config, unless the plain detector fails in the same way.
 
-    Some plain ones take no step here: an operator is not there for the CPU, or the
-    detector needs data of its own. These are built.
+    Some plain ones do: they have an operator without a CPU form or need other data.
     """
     failures, stepped = {}, 0
     paths = _one_of_each_folder(found)

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Any ResNet's weights: they arrive, or the network refuses to start."""
+"""Weights of plain networks are loaded, others are refused."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ SMALL: Dict[str, Any] = dict(base_channels=8, stem_channels=8)
 
 
 def _plain(library: str = 'mmdet', **kwargs: Any) -> nn.Module:
-    """A plain network with weights of no special kind."""
+    """A plain network with drawn weights and statistics, none of them zero."""
     torch.manual_seed(0)
     kwargs = {**dict(type='ResNet', depth=50, **SMALL), **kwargs}
     with DefaultScope.overwrite_default_scope(library):
@@ -60,7 +60,7 @@ def _mmpretrain(weights: Weights) -> Any:
 
 
 def _caffe(weights: Weights) -> Any:
-    """open-mmlab's caffe files have no batch counters."""
+    """As in open-mmlab's caffe files, without batch counters."""
     kept = {k: v for k, v in weights.items() if 'num_batches' not in k}
     return dict(state_dict=kept)
 
@@ -76,7 +76,7 @@ def _caffe(weights: Weights) -> Any:
     ],
     ids=['torchvision', 'mmpretrain', 'caffe', 'resnet18'],
 )
-def test_files_of_every_kind(
+def test_files_of_each_library(
     library: str, form: Callable, prefix: Any, kwargs: dict, tmp_path: Path
 ) -> None:
     plain = _plain(library, **kwargs)
@@ -102,8 +102,8 @@ def test_files_of_every_kind(
     ],
     ids=['dict', 'list', 'longer list', 'class', 'name of class', 'scoped name'],
 )
-def test_init_cfg_of_every_form(library: str, form: Callable, tmp_path: Path) -> None:
-    """Not one lets the last norms be zeroed after the weights are loaded."""
+def test_each_form_of_init_cfg(library: str, form: Callable, tmp_path: Path) -> None:
+    """In none of them the last norms are zeroed after loading."""
     plain = _plain(library)
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     cfg = form(dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth')))
@@ -124,7 +124,7 @@ def test_load_from_and_load_state_dict(tmp_path: Path) -> None:
     _assert_same(model, plain)
 
 
-def test_one_line_says_what_was_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_counts_loaded_tensors(caplog: pytest.LogCaptureFixture) -> None:
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
@@ -135,15 +135,15 @@ def test_one_line_says_what_was_taken(caplog: pytest.LogCaptureFixture) -> None:
     finally:
         logger.removeHandler(caplog.handler)
     assert len(lines) == 1
-    # 53 convs, 53 norms of four tensors
+    # 53 convs, and 53 norms with four tensors each
     assert '265 of 265 tensors' in lines[0]
 
 
-def test_what_starts_at_zero_learns() -> None:
-    """Reads move in the first step; C1, C3 and BN_t, which they hide, in the second."""
+def test_all_of_rla_learns_from_plain_weights() -> None:
+    """Reads in the first step, C1, C3 and BN_t, which they hide, in the second."""
     model = _rla()
     model.load_state_dict(_plain().state_dict(), strict=False)
-    # In double precision: the first changes are small.
+    # In float64, as the first changes are small.
     model.double().train()
     x = torch.randn(4, 3, 64, 64, dtype=torch.double)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -195,12 +195,13 @@ MISFITS: Dict[str, Tuple[dict, Callable, dict, str]] = {
 }
 
 
-@pytest.mark.parametrize('source', ['file', 'scheme'])
-@pytest.mark.parametrize('kind', MISFITS)
+@pytest.mark.parametrize(
+    ('kind', 'source'), [*((kind, 'file') for kind in MISFITS), ('deeper', 'scheme')]
+)
 def test_weights_of_another_network_are_refused(
     kind: str, source: str, tmp_path: Path
 ) -> None:
-    """Whatever the source: what is judged is what was loaded."""
+    """From any source, as the loaded weights are compared."""
     theirs, change, ours, message = MISFITS[kind]
     theirs = {k: v for k, v in theirs.items() if v is not None}
     if 'type' in theirs:
@@ -224,17 +225,17 @@ def test_weights_of_another_network_are_refused(
         model.init_weights()
 
 
-def test_released_files_are_to_be_converted(released: Any, tmp_path: Path) -> None:
+def test_released_files_must_be_converted(released: Any, tmp_path: Path) -> None:
     path = str(released.save('rla_resnet50', tmp_path / 'r.pth.tar', constant=True))
     model = _rla(init_cfg=dict(type='Pretrained', checkpoint=path))
     with pytest.raises(WeightsMismatchError, match=r'rlanet_to_mmrla\.py'):
         model.init_weights()
 
 
-def test_few_missing_weights_are_named_in_a_warning(
+def test_a_missing_first_conv_is_a_warning(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Upstream trains with other images, too: the first conv is not the file's."""
+    """As for images with another number of channels, which upstream takes."""
     from mmengine.logging import MMLogger
 
     plain = _plain()
@@ -263,9 +264,7 @@ def test_few_missing_weights_are_named_in_a_warning(
     ],
     ids=['dcn', 'plugin', 'three stages', 'frozen norms'],
 )
-def test_what_upstream_starts_from_plain_weights_is_not_refused(
-    kwargs: dict, tmp_path: Path
-) -> None:
+def test_new_or_missing_parts_are_not_refused(kwargs: dict, tmp_path: Path) -> None:
     torch.save(_plain().state_dict(), tmp_path / 'plain.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth'))
     model = _rla(init_cfg=init_cfg, **kwargs)
@@ -274,7 +273,7 @@ def test_what_upstream_starts_from_plain_weights_is_not_refused(
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmpretrain'])
-def test_weights_with_rla_are_loaded_whole(library: str, tmp_path: Path) -> None:
+def test_weights_with_rla_are_all_loaded(library: str, tmp_path: Path) -> None:
     source = _rla(library, return_hidden=True)
     for value in source.parameters():
         nn.init.normal_(value)
@@ -299,10 +298,10 @@ def test_as_pretrained_leaves_other_configs_alone() -> None:
         assert as_pretrained(cfg) == (cfg, False)
 
 
-# What was not pretrained is neither frozen nor in eval mode
+# Frozen stages and norm_eval
 
 
-def test_units_of_frozen_stages_learn_and_use_their_batch() -> None:
+def test_units_of_frozen_stages_are_trained() -> None:
     model = _rla(frozen_stages=2, norm_eval=True).train()
     assert not any(p.requires_grad for p in model.layer2.parameters())
     assert all(p.requires_grad for p in model.rla.parameters())
@@ -326,7 +325,7 @@ def test_freeze_rla_freezes_the_units_of_frozen_stages() -> None:
     assert not any(m.training for m in norms)
 
 
-def test_norms_of_the_units_are_learnable_where_the_networks_are_not() -> None:
+def test_norms_of_units_are_always_learnable() -> None:
     model = _rla(norm_cfg=dict(type='BN', requires_grad=False))
     assert all(p.requires_grad for p in model.rla.parameters())
 
@@ -359,7 +358,7 @@ def test_a_plain_classifier_keeps_its_scores(name: str, tmp_path: Path) -> None:
     assert head.fc.weight.shape == (5, 260)
 
 
-def test_a_whole_classifier_of_mmpretrain_is_taken(tmp_path: Path) -> None:
+def test_a_classifier_of_mmpretrain_keeps_its_scores(tmp_path: Path) -> None:
     cfg: Dict[str, Any] = dict(
         type='ImageClassifier',
         backbone=dict(type='ResNet', depth=18, **SMALL),

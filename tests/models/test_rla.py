@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The recurrence against its equation, written out with plain operations."""
+"""The recurrence against its equations, written out with plain operations."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def _norm(unit: RLAUnit, t: int, x: Tensor) -> Tensor:
 
 
 def _state(unit: RLAUnit, zero: bool) -> Tensor:
-    """A state, or the zero state that broadcasts."""
+    """A state (2, C, 5, 7), or zeros (2, C, 1, 1) for h_0."""
     channels = unit.state_channels
     if zero:
         return torch.zeros(2, channels, 1, 1)
@@ -90,7 +90,7 @@ def test_convgru(zero: bool) -> None:
 
 def test_state_is_pooled_before_the_first_update_only() -> None:
     unit, source = _unit(stride=2), torch.randn(2, 6, 5, 7)
-    h = torch.randn(2, 3, 9, 13)  # odd: strided convs round up, so does the pooling
+    h = torch.randn(2, 3, 9, 13)  # odd: the pooling rounds up, as strided convs do
     pooled = F.avg_pool2d(h, 2, 2, ceil_mode=True, count_include_pad=False)
     total = pooled + F.conv2d(source, unit.compress[0].weight)
     c3 = unit.recurrent[0].weight
@@ -106,7 +106,7 @@ def test_sharing() -> None:
     assert [conv.in_channels for conv in widths.compress] == [4, 8]
 
 
-def test_update_that_nothing_reads_is_not_built() -> None:
+def test_unused_update_is_not_built() -> None:
     unit = RLAUnit(None, [6, 6, 8], 3, num_updates=2)
     assert (len(unit.compress), len(unit.norms)) == (1, 2)
     h = torch.randn(2, 3, 5, 7)
@@ -114,8 +114,12 @@ def test_update_that_nothing_reads_is_not_built() -> None:
 
 
 @pytest.mark.parametrize('integration', ['v1', 'v3', 'v5'])
-def test_the_read_is_a_part_of_a_conv_of_the_concatenation(integration: str) -> None:
-    """Two steps of a ResNet as the paper writes them, with concatenated maps."""
+def test_a_step_is_the_papers(integration: str) -> None:
+    """Two blocks of a ResNet with convs of concat(x, h).
+
+    v1 reads the residual itself; in the released code the addition of the identity
+    overwrites it.
+    """
     torch.manual_seed(0)
     kwargs: Any = dict(depth=50, base_channels=8, rla_channels=4)
     model = RLAResNet(integration=integration, **kwargs).eval()

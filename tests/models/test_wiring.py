@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The wiring record survives what training does to buffers."""
+"""The record of the wiring, and what training does to buffers."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from mmrla.models.wiring import WiringMismatchError, WiringRecord, decode, encod
 
 @pytest.mark.parametrize('integration', INTEGRATIONS)
 @pytest.mark.parametrize('cell', CELLS)
-def test_every_wiring_has_a_record_of_its_own(integration: str, cell: str) -> None:
+def test_each_wiring_has_its_own_record(integration: str, cell: str) -> None:
     if cell != 'conv' and integration in ('v2', 'v4', 'v6'):
         pytest.skip('the cell does not have this integration')
     unit = RLAUnit(None, [4], 2, integration=integration, cell=cell)
@@ -19,7 +19,7 @@ def test_every_wiring_has_a_record_of_its_own(integration: str, cell: str) -> No
 
 
 def test_averaging_over_processes_changes_nothing() -> None:
-    """As MMEngine's SyncBuffersHook does it: a sum, divided, copied back."""
+    """As in MMEngine's SyncBuffersHook: a sum, divided, copied back."""
     code = encode("integration='v3', cell='convlstm'")
     mean = torch.zeros_like(code)
     for _ in range(64):
@@ -33,12 +33,12 @@ def test_half_precision_changes_nothing() -> None:
     assert decode(record.wiring) == 'a'
 
 
-def test_the_remedy_names_what_was_found() -> None:
+def test_the_error_names_both_wirings() -> None:
     one, other = WiringRecord('a', ''), WiringRecord('b', 'build it with {found}')
     with pytest.raises(WiringMismatchError, match='with a, .* has b; build it with a'):
         other.load_state_dict(one.state_dict(), strict=False)
 
 
-def test_too_long() -> None:
+def test_long_wirings_are_refused() -> None:
     with pytest.raises(ValueError, match='longer than 64'):
         encode('x' * 65)

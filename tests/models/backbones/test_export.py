@@ -20,20 +20,20 @@ from mmrla.models.fused import switch_to_deploy
 from .conftest import CASES, FAMILIES, FAST, Case, each
 
 OPSET = 17
-#: The exporter of docs/export.md, which torch 2.9 and newer have to be asked for.
+#: The exporter of docs/export.md, no longer the default from torch 2.9 on.
 EXPORTER: Dict[str, Any] = (
     dict(dynamo=False)
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters
     else {}
 )
-#: Exported with the first, run with all: odd sizes make the hidden state's pooling
-#: round up.
+#: Sizes of images: the first to export with, all to run. Odd ones make the pooling of
+#: the hidden state round up.
 SIZES = [(2, 3, 64, 64), (1, 3, 97, 65), (3, 3, 33, 130)]
 ONE_EACH = [case for case in FAMILIES if case.name in FAST]
 
 
 def _randomise(model: nn.Module) -> nn.Module:
-    """Norms as after training, so that each of them has something to do."""
+    """Give norms statistics as after training, so that none is the identity."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
@@ -49,7 +49,7 @@ def _randomise(model: nn.Module) -> nn.Module:
 
 
 def _backbone(case: Case) -> nn.Module:
-    """All outputs of a network, and the hidden state where there is one."""
+    """The network with all outputs, and with the hidden state if it has one."""
     outputs = max(case.stages, case.last + 1)
     kwargs: Dict[str, Any] = dict(out_indices=tuple(range(outputs)))
     if case.rla_channels:
@@ -74,7 +74,7 @@ def _export(model: nn.Module, x: Tensor) -> bytes:
     dynamic = {n: axes if out.dim() == 4 else {0: 'batch'} for n, out in outs.items()}
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # Of shapes that are written as constants: the test runs other ones.
+        # They warn of shapes that become constants; the test runs other shapes.
         warnings.simplefilter('ignore')
         torch.onnx.export(
             model,
@@ -90,7 +90,7 @@ def _export(model: nn.Module, x: Tensor) -> bytes:
 
 
 def _assert_onnx(model: nn.Module) -> None:
-    """The file is valid, and ONNX Runtime computes with it what torch does."""
+    """Check that the file is valid and that ONNX Runtime agrees with torch."""
     onnx = pytest.importorskip('onnx')
     runtime = pytest.importorskip('onnxruntime')
     inputs = _inputs()
@@ -114,7 +114,7 @@ def _assert_near(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     assert len(got) == len(expected)
     for a, b in zip(got, expected):
         assert a.shape == b.shape
-        # Relative to the largest value, which is of a size that tells.
+        # Relative to the largest value, which must not vanish.
         scale = b.abs().max()
         assert scale > 1e-3
         assert (a - b).abs().max() / scale < 1e-4
@@ -134,10 +134,8 @@ def test_onnx_of_the_deployed_form(case: Case) -> None:
     platform.machine() != 'x86_64', reason='ONNX Runtime fuses less elsewhere'
 )
 @pytest.mark.parametrize('integration', ['v1', 'v3'])
-def test_onnx_runtime_leaves_nothing_but_convs(
-    integration: str, tmp_path: Path
-) -> None:
-    """Of the deployed form, whatever the images' size: sums and activations go."""
+def test_onnx_runtime_fuses_all_but_convs(integration: str, tmp_path: Path) -> None:
+    """In the deployed form, for images of any size: no sums, no activations."""
     onnx = pytest.importorskip('onnx')
     runtime = pytest.importorskip('onnxruntime')
     kwargs = dict(depth=50, base_channels=16, stem_channels=16, rla_channels=16)
@@ -188,7 +186,7 @@ def test_torch_export(case: Case) -> None:
 
 
 class Classifier(nn.Module):
-    """Scores (N, classes) of an mmpretrain classifier, for images as it takes them."""
+    """An mmpretrain classifier as a module: images to scores (N, classes)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -282,8 +280,8 @@ def test_trace_and_export_of_backbone_and_fpn(case: Case) -> None:
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its snippets, pasted one after the other."""
+def test_snippets_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/export.md, one after the other."""
     pytest.importorskip('mmpretrain')
     pytest.importorskip('mmdet')
     pytest.importorskip('onnx')
@@ -311,7 +309,7 @@ def test_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize('training', [True, False])
 @each(CASES, fast=['resnet-v3', 'mobilenet', 'xception-v1'])
 def test_torch_fx(case: Case, training: bool) -> None:
-    """Symbolic tracing: no step asks for a value or a shape to branch on."""
+    """Symbolic tracing: no step branches on a value or a shape."""
     if case.name == 'resnest':
         pytest.skip("mmdet's ResNeSt cannot be traced either")
     model = case.build().train(training)
@@ -321,7 +319,7 @@ def test_torch_fx(case: Case, training: bool) -> None:
     model.eval()
     graph.eval()
     if training and 'mobilenet' in case.name:
-        return  # the trace keeps the doubled zero state: another form for eval
+        return  # the trace keeps the zero state doubled as in training
     with torch.no_grad():
         for a, b in zip(graph(x), model(x)):
             torch.testing.assert_close(a, b)

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The deployed network equals the network that it was made from."""
+"""The deployed form equals the network that it was made from."""
 
 import copy
 from pathlib import Path
@@ -60,18 +60,18 @@ MOBILENETS: Dict[str, Dict[str, Any]] = {
     'no-exchange': dict(exchange=False),
     'group-norm': dict(norm_cfg=dict(type='GN', num_groups=1)),
 }
-#: Whose last update is left out, too, as in a detector.
+#: Networks that are tested without their last update as well, as in a detector.
 DETECTORS = ('v1', 'v3', 'convlstm', 'unshared', 'resnet18', 'paper', 'released')
 
 
 def _with_hidden(cases: Dict[str, Any]) -> List[Tuple[str, bool]]:
-    """Names of networks, and whether their last hidden state is an output."""
+    """Names of networks, each with whether it returns its hidden state."""
     classifiers = [(name, name != 'plain') for name in cases]
     return classifiers + [(name, False) for name in cases if name in DETECTORS]
 
 
 def _randomise(model: nn.Module) -> nn.Module:
-    """Norms with statistics as after training: all different from the start's."""
+    """Give norms statistics as after training."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -92,7 +92,7 @@ def _assert_equal(model: nn.Module, size: Tuple[int, int] = (65, 97)) -> None:
     for a, b in zip(expected, got):
         error = (a - b).abs().max() / a.abs().max()
         assert error < 1e-4
-        # Weights and statistics of an order that exposes a missing term.
+        # Large enough that a missing term shows.
         assert a.abs().max() > 1e-3
     if any(hasattr(m, 'conv_offset') for m in model.modules()):
         return  # mmcv's op on the CPU has neither
@@ -158,7 +158,7 @@ def test_norms_of_a_pre_activated_backbone_stay() -> None:
     assert isinstance(deployed[0].norm, nn.BatchNorm2d)
 
 
-def test_a_conv_with_a_norm_for_each_level_keeps_them() -> None:
+def test_norms_of_each_level_stay() -> None:
     """As in mmdet's RetinaSepBNHead and RTMDetSepBNHead."""
     torch.manual_seed(0)
     levels = [ConvModule(4, 4, 1, norm_cfg=dict(type='BN')) for _ in range(3)]
@@ -190,8 +190,8 @@ def test_only_rla_backbones() -> None:
     )
 
 
-def test_the_input_and_the_residuals_are_not_overwritten_too_early() -> None:
-    """The same result twice, and from an input that requires a gradient."""
+def test_additions_in_place_overwrite_nothing_too_early() -> None:
+    """Two runs give the same gradient of the input, and it is the original's."""
     torch.manual_seed(0)
     model = _randomise(RLAResNet(**THIN, **RESNETS['eca'], out_indices=(3,)))
     deployed = switch_to_deploy(model)
@@ -220,7 +220,7 @@ def test_export(integration: str, tmp_path: Path) -> None:
 
 
 def test_detector(detector_config: Path) -> None:
-    """Boxes of the deployed detector, and what a fresh one says with its weights."""
+    """Features of a deployed detector, and of another one with its weights."""
     pytest.importorskip('mmdet')
     torch.manual_seed(0)
     cfg = load_config(str(detector_config))
@@ -236,8 +236,8 @@ def test_detector(detector_config: Path) -> None:
                 assert (a - b).abs().max() / b.abs().max() < 1e-4
 
 
-def test_what_is_joined() -> None:
-    """v1: C1 of what the last conv reads; all norms are in convs."""
+def test_c1_is_merged_for_v1_only() -> None:
+    """With the last conv of each block; all norms are folded."""
     for integration, count in (('v1', 16), ('v3', 0)):
         model = RLAResNet(**THIN, integration=integration, return_hidden=True)
         deployed: Any = switch_to_deploy(model)
@@ -247,7 +247,7 @@ def test_what_is_joined() -> None:
 
 @pytest.mark.parametrize('kind', ['resnet', 'mobilenet'])
 def test_a_norm_that_cannot_be_inverted_stays(kind: str) -> None:
-    """BN_t with a weight of zero; beside it one of 1e-20, which is no zero."""
+    """BN_t with a weight of zero; one of 1e-20 can be inverted."""
     torch.manual_seed(0)
     model: Any
     if kind == 'resnet':
@@ -267,7 +267,7 @@ def test_a_norm_that_cannot_be_inverted_stays(kind: str) -> None:
     assert len(kept.rla[1].norms) == len(model.rla[1].norms)
 
 
-def test_a_copy_of_the_copy_is_deployed() -> None:
+def test_deploying_twice_changes_nothing() -> None:
     deployed = switch_to_deploy(RLAResNet(**THIN).eval())
     again = switch_to_deploy(deployed)
     x = torch.randn(1, 3, 64, 64)

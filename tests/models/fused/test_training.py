@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""The fused training form: the same numbers as the modules, less kept."""
+"""The fused training form: the numbers of the plain modules, with less memory."""
 
 from copy import deepcopy
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -25,7 +25,7 @@ def _parts(
     dtype: torch.dtype = torch.double,
     channels: int = 3,
 ) -> Parts:
-    """What ends a branch, with numbers as in the midst of a training."""
+    """The end of a residual branch and C1, with values as during training."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4 * channels)
     assert norm.running_mean is not None
@@ -48,7 +48,7 @@ def _images(
     channels: int = 3,
     mean: float = 2,
 ) -> Tensor:
-    """As after a ReLU: means that are large beside the deviations."""
+    """Maps as after a ReLU, (2, channels, 9, 11), with means far from zero."""
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(2, channels, 9, 11, generator=generator, dtype=torch.double)
     return torch.relu(z + mean).to(dtype).contiguous(memory_format=layout)
@@ -63,7 +63,7 @@ def _modules(
 
 
 def _run(function: Callable, parts: Parts, z: Tensor) -> List[Any]:
-    """Outputs, gradients and statistics."""
+    """Outputs, gradients and statistics after a backward pass."""
     parts = deepcopy(parts)
     z = z.clone(memory_format=torch.preserve_format).requires_grad_()
     y, update = function(*parts, z)
@@ -89,10 +89,10 @@ def test_equals_the_modules(
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize(('mean', 'limit'), [(0, 8), (2, 8), (10, 20)])
-def test_single_precision_is_nearly_as_exact_as_the_modules(
+def test_float32_is_nearly_as_exact_as_the_modules(
     layout: torch.memory_format, mean: float, limit: float
 ) -> None:
-    """Products lose more than centred values where means are far from zero."""
+    """Products lose precision where means are far from zero."""
 
     def run(function: Callable, dtype: torch.dtype) -> List[Tensor]:
         z = _images(layout, torch.float, 6, mean).to(dtype)
@@ -100,7 +100,7 @@ def test_single_precision_is_nearly_as_exact_as_the_modules(
         for part in parts:
             if part is not None:
                 part.to(dtype)
-        return _run(function, parts, z)[:-1]  # no counter
+        return _run(function, parts, z)[:-1]  # without the batch counter
 
     exact = run(_modules, torch.double)
     for ours, usual, truth in zip(
@@ -111,7 +111,7 @@ def test_single_precision_is_nearly_as_exact_as_the_modules(
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_without_c1_too(training: bool) -> None:
+def test_conv_norm_equals_the_modules(training: bool) -> None:
     results = []
     for fused in (False, True):
         conv, norm, _, _ = _parts(training=training)
@@ -124,7 +124,7 @@ def test_without_c1_too(training: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_have_gradients() -> None:
+def test_second_derivatives() -> None:
     parts = _parts()
 
     def function(z: Tensor) -> Any:
@@ -135,7 +135,7 @@ def test_gradients_have_gradients() -> None:
     assert torch.autograd.gradgradcheck(function, z)
 
 
-def test_only_what_the_conv_reads_is_kept() -> None:
+def test_only_the_convs_input_is_kept() -> None:
     parts, z = _parts(), _images().requires_grad_()
     maps = set()
 
@@ -186,7 +186,7 @@ NETWORKS: Dict[str, Dict[str, Any]] = {
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_training_step_is_the_same(name: str) -> None:
-    """Outputs, gradients and statistics, in double precision; and names."""
+    """Outputs, gradients and statistics in float64, and names."""
     torch.manual_seed(0)
     model = MODELS.build(dict(NETWORKS[name])).double()
     for module in model.modules():
@@ -216,13 +216,13 @@ def test_a_training_step_is_the_same(name: str) -> None:
                 torch.testing.assert_close(value, other, rtol=1e-6, atol=1e-9)
 
 
-def test_what_has_no_fused_form_stays() -> None:
+def test_other_networks_stay() -> None:
     model = RLAPreActResNet(20)
     assert switch_to_fused_training(model) == 0
     assert type(model) is RLAPreActResNet
 
 
-def test_the_hook_switches_and_says_what_it_cannot_do() -> None:
+def test_hook_switches_or_refuses() -> None:
     import mmrla.engine  # noqa: F401 - registers the hook
 
     hook = HOOKS.build(dict(type='FusedTrainingHook'))

@@ -1,5 +1,5 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-"""Attention plugins: parameters, equations, use in upstream's networks."""
+"""Attention modules, and plugins in networks of both libraries."""
 
 from typing import Any, List
 
@@ -23,7 +23,7 @@ def test_scales_each_channel_between_zero_and_one(layer: type) -> None:
     x = torch.rand(2, 64, 5, 7) + 1
     ratio = layer(64)(x) / x
     assert ((ratio > 0) & (ratio < 1)).all()
-    if layer is not CBAM:  # one weight for a channel
+    if layer is not CBAM:  # one factor per channel
         torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio))
 
 
@@ -43,8 +43,8 @@ def _plugins(layer: str, **kwargs: Any) -> List[dict]:
 
 @pytest.mark.parametrize('rla_channels', [0, 4])
 @pytest.mark.parametrize('layer', ['SELayer', 'ECALayer', 'CBAM'])
-def test_plugins_are_mmdets(layer: str, rla_channels: int) -> None:
-    """Names and outputs of the form over mmpretrain equal those of mmdet's ResNet."""
+def test_plugins_equal_mmdets(layer: str, rla_channels: int) -> None:
+    """Over mmpretrain names and outputs are those of mmdet's ResNet."""
     pytest.importorskip('mmpretrain')
     pytest.importorskip('mmdet')
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def test_plugins_are_mmdets(layer: str, rla_channels: int) -> None:
         (dict(stages=(True,)), 'needs one entry for each of the 3'),
     ],
 )
-def test_plugins_that_cannot_be_had_are_refused(plugin: dict, message: str) -> None:
+def test_unsupported_plugins_are_refused(plugin: dict, message: str) -> None:
     plugins = [{**_plugins('ECALayer')[0], **plugin}]
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type='RLAPreActResNet', depth=20, plugins=plugins))
