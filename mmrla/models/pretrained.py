@@ -4,7 +4,7 @@
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, List, Mapping, Optional, Set, Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
@@ -206,21 +206,18 @@ def misfit(own: Shapes, given: Shapes, arrived: Set[str]) -> Optional[str]:
     containers = {container for container, _ in places}
 
     blocks = {place for name in own for place in _blocks(name)}
-    surplus: Dict[Tuple[str, str], None] = {}
-    homeless = 0
+    # For each conv in a block that the network lacks, that block. Only numbered ones
+    # count: the network may be a part of what is in the file.
+    surplus: List[Tuple[str, str]] = []
     for name in given:
-        new = [p for p in _blocks(name) if p[0] in containers and p not in blocks]
-        # Only numbered blocks: the network may be a part of what is in the file.
-        new = [place for place in new if place[1].isdigit()]
-        if new and _is_conv(name, given):
-            homeless += 1
-            surplus[new[0]] = None
-    if homeless > _SURPLUS * (homeless + len(arrived.intersection(convs))):
-        first = '.'.join(next(iter(surplus)))
-        more = len(surplus) - 1
+        places_of = [p for p in _blocks(name) if p[0] in containers and p[1].isdigit()]
+        lacking = [place for place in places_of if place not in blocks]
+        if lacking and _is_conv(name, given):
+            surplus.append(lacking[0])
+    if len(surplus) > _SURPLUS * (len(surplus) + len(arrived.intersection(convs))):
         return (
-            f'it is of a deeper network: {first} and {more} more blocks are not in '
-            'this one; set depth'
+            f'it is of a deeper network: {".".join(surplus[0])} and '
+            f'{len(set(surplus)) - 1} more blocks are not in this one; set depth'
         )
 
     lost = [

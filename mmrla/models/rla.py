@@ -75,8 +75,9 @@ class RLAUnit(WiringRecord):
     """The RLA unit of one stage: C1, C3, each block's BN_t and read of h.
 
     Args:
-        reads: One module per block, which maps h, (N, k, H, W), to what is added to
-            the output of the block's first conv. None for no exchange, ablation (c).
+        reads: The read of each block: a module that maps h, (N, k, H, W), to what is
+            added to the output of one of the block's convs. None for no exchange,
+            ablation (c).
         in_channels: Channels of each block's output. Blocks of equal width share C1.
         rla_channels (int): Channels k of the hidden state.
         stride (int): Stride of the stage. Before the first update h is average-pooled
@@ -253,8 +254,8 @@ class RLA(BaseModule):
         integration (str): What C1 reads and where its output is added (Figure 4), one
             of :data:`INTEGRATIONS`. 'v1' is the paper's, the released weights need
             'v3'. Defaults to 'v1'.
-        cell (str): What recurs along depth: 'conv' (the paper's), 'post-act',
-            ablation (e), 'convlstm', ablation (d), or 'convgru'. Defaults to 'conv'.
+        cell (str): The recurrent cell: 'conv' (the paper's), 'post-act' (ablation
+            (e)), 'convlstm' (ablation (d)) or 'convgru'. Defaults to 'conv'.
         shared (bool): Whether the blocks of a stage share C1 and C3; False is
             ablation (b). Defaults to True.
         exchange (bool): Whether blocks read the hidden state; False is ablation (c).
@@ -388,7 +389,7 @@ class RLA(BaseModule):
         return x.new_zeros(x.shape[0], self.state_channels, 1, 1)
 
     def finish(self, x: Tensor) -> Tensor:
-        """The network's last output from the last block's, (N, C, H, W); the same."""
+        """The last block's output to the network's, (N, C, H, W); by default itself."""
         return x
 
     # The network
@@ -415,7 +416,7 @@ class RLA(BaseModule):
         """
         layers, units = self.layers_of_blocks, ModuleList()
         stages = self.unit_layers()
-        #: For each layer its unit, and the index of its first block in that unit.
+        # For each layer its unit, and the index of its first block in that unit.
         self._place: List[Tuple[int, int]] = []
         for stage in stages:
             blocks: List[nn.Module] = []

@@ -21,6 +21,9 @@ class RLAOverResNet(RLA):
     In the paper the first conv of a block reads concat(x, h) (Eq. 11). Here the read
     is a conv of h like it, 1x1 in a bottleneck and 3x3 in a basic block.
 
+    As in upstream, negative ``out_indices`` select no output (a warning says so), and
+    a negative ``frozen_stages`` freezes nothing.
+
     Raises:
         ValueError: For an unknown depth, a stage index or ``frozen_stages`` above the
             number of stages, or ``plugins`` that mmdet does not take.
