@@ -8,7 +8,6 @@ from typing import Any, Dict, Tuple
 
 import numpy as np
 import pytest
-from mmengine.config import Config
 
 pytest.importorskip('matplotlib')
 
@@ -82,14 +81,6 @@ def test_classes_have_distinct_colours() -> None:
     for count in (11, 20, 40):
         assert len(set(plots.class_colours(count))) == count
     assert all(0 <= value <= 255 for c in plots.class_colours(40) for value in c)
-
-
-def test_digits_configs_use_class_colours() -> None:
-    folder = Path(__file__).resolve().parents[2] / 'configs/_base_/datasets'
-    for name in ('digit_scenes', 'hard_digit_boxes'):
-        dataset = Config.fromfile(folder / f'{name}.py').val_dataloader.dataset
-        palette = [tuple(colour) for colour in dataset.metainfo.palette]
-        assert palette == plots.class_colours(10)
 
 
 def test_palette_of_other_length_is_replaced() -> None:

@@ -24,6 +24,8 @@ from mmrla.engine.checkpoint_io import CheckpointError
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
+#: All weights are loaded.
+pytestmark = pytest.mark.usefixtures('no_init')
 
 LAYOUTS = (
     'rla_resnet50',
@@ -127,9 +129,7 @@ def test_unknown_arch_in_file_is_noted(released: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('detector', ['faster_rcnn', 'mask_rcnn', 'retinanet'])
-def test_detection_files(
-    released: Any, tmp_path: Path, detector: str, no_init: None
-) -> None:
+def test_detection_files(released: Any, tmp_path: Path, detector: str) -> None:
     published = next(p for p in PUBLISHED if p.detector == detector)
     path = released.save_detector(detector, tmp_path / f'{published.name}.pth')
     converted = convert(path)
@@ -147,9 +147,7 @@ def test_detection_files(
     assert max(report.differences.values()) < 1e-5
 
 
-def test_detector_of_other_classes(
-    released: Any, tmp_path: Path, no_init: None
-) -> None:
+def test_detector_of_other_classes(released: Any, tmp_path: Path) -> None:
     path = released.save_detector('faster_rcnn', tmp_path / 'x.pth', classes=3)
     converted = convert(path)
     assert converted.published is None
@@ -265,7 +263,7 @@ def test_each_network_has_a_config(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(NETWORKS))
-def test_each_network_has_names_of_its_own(name: str, no_init: None) -> None:
+def test_each_network_has_names_of_its_own(name: str) -> None:
     """Released names and our tensors match one to one."""
     model = build_model(network_config(NETWORKS[name]))
     places = released_names(list(model.state_dict()))

@@ -112,10 +112,13 @@ def start(model):
     return arrivals
 
 
-def _resnet(**kwargs):
+def _resnet(base_channels=8, **kwargs):
     pytest.importorskip('mmdet')
+    cfg = dict(dict(type='ResNet', depth=50), **kwargs)
+    if cfg['type'] != 'mmdet.ResLayer':  # which has one width alone
+        cfg['base_channels'] = base_channels
     with DefaultScope.overwrite_default_scope('mmdet'):
-        return MODELS.build(dict(dict(type='ResNet', depth=50), **kwargs))
+        return MODELS.build(cfg)
 
 
 @pytest.mark.parametrize('source', ['file', 'scheme'])
@@ -177,10 +180,10 @@ def test_pretrained_configs_are_found_at_any_depth():
 )
 def test_weights_of_other_depth_are_refused(tmp_path, no_init, file, network, message):
     path = str(tmp_path / 'x.pth')
-    torch.save(_resnet(depth=file, base_channels=8).state_dict(), path)
+    torch.save(_resnet(depth=file).state_dict(), path)
     init_cfg = dict(type='Pretrained', checkpoint=path)
     with pytest.raises(UserError, match=message):
-        start(_resnet(depth=network, base_channels=8, init_cfg=init_cfg))
+        start(_resnet(depth=network, init_cfg=init_cfg))
 
 
 #: Networks of which a part is new beside a plain ResNet's weights.
@@ -196,10 +199,11 @@ PARTLY_NEW: Dict[str, Dict[str, Any]] = {
 def test_new_parts_are_accepted(tmp_path, name):
     kwargs = dict(PARTLY_NEW[name])
     path = str(tmp_path / 'x.pth')
-    torch.save(_resnet().state_dict(), path)
+    is_head = name == 'C4 head'
+    torch.save(_resnet(64 if is_head else 8).state_dict(), path)
     if name == 'a part of the file':
         kwargs['out_indices'] = (0, 1, 2)
-    if 'ResLayer' not in kwargs.get('type', ''):
+    if not is_head:
         kwargs.update(frozen_stages=1, norm_eval=True)
     init_cfg = dict(type='Pretrained', checkpoint=path)
     model = nn.Sequential()
@@ -237,10 +241,10 @@ def test_ignored_init_cfg_is_refused(tmp_path):
 def test_checkpoint_replaces_init_cfg(tmp_path, no_init):
     """load_from brings all weights, so init_cfg's need not fit."""
     path = str(tmp_path / 'x.pth')
-    torch.save(_resnet(depth=101, base_channels=8).state_dict(), path)
+    torch.save(_resnet(depth=101).state_dict(), path)
     init_cfg = dict(type='Pretrained', checkpoint=path)
-    model = _resnet(depth=50, base_channels=8, init_cfg=init_cfg)
+    model = _resnet(depth=50, init_cfg=init_cfg)
     arrivals = Arrivals(model)
     model.init_weights()
-    model.load_state_dict(_resnet(depth=50, base_channels=8).state_dict())
+    model.load_state_dict(_resnet(depth=50).state_dict())
     check_pretrained(arrivals)

@@ -5,12 +5,10 @@ import json
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import MODELS
 
 from mmrla.analysis import networks
 from mmrla.analysis.complexity import Cost, measure
 from mmrla.analysis.networks import analyse, input_shape
-from mmrla.errors import UserError
 
 from .conftest import REPO, call, error_line
 
@@ -155,11 +153,3 @@ def test_errors_give_one_line(capsys, classifier_config, tmp_path):
     status, line = error_line(capsys, TOOL, classifier_config, '--cfg-options', wrong)
     assert status == 2
     assert 'no forward pass' in line
-
-
-def test_unknown_type_is_named(classifier_config):
-    cfg = Config.fromfile(classifier_config)
-    cfg.model.backbone.type = 'NoSuchNet'
-    assert MODELS.get('NoSuchNet') is None
-    with pytest.raises(UserError, match='NoSuchNet'):
-        analyse(cfg, (32, 32))

@@ -21,50 +21,35 @@ TOOL = 'misc/try_configs'
     ],
 )
 def test_shrink_sizes(before, after):
-    cfg = [dict(type='Resize', scale=before, keep_ratio=True)]
+    cfg = [dict(type='Resize', scale=before, prob=300)]
     load_tool(TOOL).shrink_sizes(cfg, 0.25)
-    assert cfg == [dict(type='Resize', scale=after, keep_ratio=True)]
+    assert cfg == [dict(type='Resize', scale=after, prob=300)]
 
 
-def test_other_numbers_are_kept():
-    cfg = dict(type='RandomErasing', max_area_ratio=0.3, prob=300)
-    load_tool(TOOL).shrink_sizes(cfg, 0.25)
-    assert cfg['prob'] == 300
-
-
-def test_try_classifier_and_detector(
-    capsys, classifier_config, detector_config, tmp_path
-):
-    """Both are trained through tools/train.py; a second call trains nothing."""
-    out = tmp_path / 'results' / 'results.jsonl'
-    options = ['--images', '4', '--batch-size', '2', '--epochs', '4', '--out', out]
-    call(TOOL, classifier_config, detector_config, *options)
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row['config'] for row in rows] == ['classifier', 'detector']
-    for row in rows:
-        assert row['iterations'] == 8
-        assert 0 < row['last'] < row['first']
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith('2/2 detector: 8 iterations') for line in lines)
-
-    call(TOOL, classifier_config, detector_config, *options)
-    assert len(out.read_text().splitlines()) == 2
-
-
-def test_failures_are_named(capsys, classifier_config, tmp_path):
+def test_try_configs(capsys, classifier_config, detector_config, tmp_path):
+    """Trained through tools/train.py; a second call trains only what has failed."""
     cfg = Config.fromfile(classifier_config)
     cfg.model.head.in_channels = 5
-    bad = tmp_path / 'bad.py'
+    missing, bad = tmp_path / 'missing.py', tmp_path / 'bad.py'
     cfg.dump(bad)
-    missing = tmp_path / 'missing.py'
+    out = tmp_path / 'results' / 'results.jsonl'
+    options = ['--images', '4', '--batch-size', '2', '--epochs', '4', '--out', out]
     with pytest.raises(SystemExit) as ended:
-        call(TOOL, missing, bad, '--images', '2')
+        call(TOOL, missing, bad, detector_config, *options)
     assert ended.value.code == 1
-    out, err = capsys.readouterr()
-    assert '1/2 missing: FAILED: config ' in out
-    assert '2/2 bad: FAILED: ' in out
-    assert 'shapes' in out
-    assert '2 of 2 configs failed or did not fit: missing, bad' in err
+    printed, errors = capsys.readouterr()
+    assert '1/3 missing: FAILED: config ' in printed
+    assert '2/3 bad: FAILED: ' in printed
+    assert 'shapes' in printed
+    assert '3/3 detector: 8 iterations' in printed
+    assert 'missing, bad' in errors.splitlines()[-1]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row['config'] for row in rows] == ['missing', 'bad', 'detector']
+    assert rows[2]['iterations'] == 8
+    assert 0 < rows[2]['last'] < rows[2]['first']
+
+    call(TOOL, detector_config, *options)
+    assert len(out.read_text().splitlines()) == 3
 
 
 def test_data_option(capsys):
