@@ -1,8 +1,8 @@
 # Copyright (c) mmrla contributors. SPDX-License-Identifier: Apache-2.0
-_base_ = 'digits_bs8_6e.py'
+_base_ = 'digits_bs8_7e.py'
 
 max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs)  # validates every second epoch
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(

@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_r50-thin_fpn.py',
     '../_base_/datasets/digit_scenes.py',
-    '../_base_/schedules/digits_bs8_6e.py',
+    '../_base_/schedules/digits_bs8_7e.py',
     '../_base_/digits_runtime.py',
 ]
 
