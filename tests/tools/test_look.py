@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from .conftest import REPO, call, error_line, run
+from .conftest import REPO, call, error_line, isolated, load_tool
 
 RLA_CIFAR = REPO / 'configs/cifar/rla-resnet164_1xb128_cifar10.py'
 
@@ -142,13 +142,14 @@ def test_browse_needs_output(capsys, detector_config):
     assert '--output-dir FOLDER or --show' in line
 
 
-def test_learning_rate_plot(tmp_path, detector_config):
+def test_learning_rate_plot(tmp_path, detector_config, monkeypatch):
     """Works for mmdet's configs, and leaves no work_dir."""
     picture = tmp_path / 'lr.png'
-    tool = REPO / 'tools/analysis_tools/vis_scheduler.py'
-    options = ['--dataset-size', '8', '--save-path', picture, '--not-show']
-    done = run(sys.executable, tool, detector_config, *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    options = ['--dataset-size', '8', '--save-path', str(picture), '--not-show']
+    monkeypatch.setattr(sys, 'argv', ['vis_scheduler', str(detector_config), *options])
+    monkeypatch.chdir(tmp_path)
+    with isolated():
+        load_tool('analysis_tools/vis_scheduler').main()
     files = sorted(p.name for p in Path(tmp_path).iterdir())
     assert files == ['lr.csv', 'lr.png', 'lr.svg']
     # Warm-up from a tenth over the first of four iterations; two epochs of four.

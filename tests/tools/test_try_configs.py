@@ -26,6 +26,7 @@ def test_shrink_sizes(before, after):
     assert cfg == [dict(type='Resize', scale=after, prob=300)]
 
 
+@pytest.mark.slow
 def test_try_configs(capsys, classifier_config, detector_config, tmp_path):
     """Trained through tools/train.py; a second call trains only what has failed."""
     cfg = Config.fromfile(classifier_config)
