@@ -41,7 +41,7 @@ class RLAOverResNet(RLA):
         if min(self.out_indices) < 0:
             print_log(
                 f'{type(self).__name__}: out_indices={tuple(self.out_indices)}: '
-                'negative indices select no stage; stages count from 0',
+                'negative indices mean no stage; stages count from 0',
                 logger='current',
                 level=logging.WARNING,
             )
