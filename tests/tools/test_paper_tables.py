@@ -22,7 +22,7 @@ TABLES = read_tables(DATA)
 
 @pytest.fixture(scope='module')
 def results():
-    """All tables: 20 CPU seconds. test_complexity.py counts a network of each kind."""
+    """All tables, which takes 20 CPU seconds."""
     with pytest.MonkeyPatch.context() as patch:
         # What weights start with is no matter for counting.
         patch.setattr(nn.init, 'kaiming_uniform_', lambda weight, *args, **kw: weight)
@@ -34,7 +34,6 @@ def test_tables_are_complete():
     assert [len(table.rows) for table in TABLES] == [12, 34, 12, 13, 4, 6]
 
 
-@pytest.mark.slow
 def test_every_row_agrees(results):
     verdicts = {
         (table.number, result.row.model, result.row.config): result.verdict
@@ -51,7 +50,6 @@ def test_every_row_agrees(results):
     }
 
 
-@pytest.mark.slow
 def test_cifar_has_parameters_only(results):
     for rows in results:
         for result in rows:
@@ -60,7 +58,6 @@ def test_cifar_has_parameters_only(results):
                 assert abs(result.params.relative) <= 0.015
 
 
-@pytest.mark.slow
 def test_documentation_page_is_current(results):
     page = load_tool(TOOL).to_markdown(TABLES, results) + '\n'
     written = (REPO / 'docs' / 'paper_tables.md').read_text(encoding='utf-8')
@@ -70,7 +67,6 @@ def test_documentation_page_is_current(results):
     )
 
 
-@pytest.mark.slow
 def test_json_has_every_row(results):
     tables = json.loads(load_tool(TOOL).to_json(TABLES, results))['tables']
     for table, counted in zip(TABLES, tables):
