@@ -99,11 +99,11 @@ def told(capsys, path, *words, parts=('train', 'val', 'test')):
 # --- classes ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('argument', ['metainfo', 'classes'])
-@pytest.mark.parametrize('task', ['detector', 'classifier'])
-def test_string_instead_of_class_names(argument, task, request, tmp_path, capsys):
-    if (argument, task) == ('classes', 'detector'):
-        pytest.skip('no argument of CocoDataset')
+@pytest.mark.parametrize(
+    ('task', 'argument'),
+    [('detector', 'metainfo'), ('classifier', 'metainfo'), ('classifier', 'classes')],
+)
+def test_string_instead_of_class_names(task, argument, request, tmp_path, capsys):
     base = request.getfixturevalue(f'{task}_config')
     value = dict(classes='dark') if argument == 'metainfo' else 'dark'
     text = f'_base_ = {str(base)!r}\n' + dataset(**{argument: value})
