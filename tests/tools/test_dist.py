@@ -100,6 +100,7 @@ def test_two_processes_resume_the_run_of_one(detector_config, tmp_path):
     assert table == {name: validated[name] for name in table}
 
 
+@pytest.mark.slow
 def test_common_error_is_shown_once(detector_config, tmp_path):
     args = '--cfg-options', 'model.backbone.depth=51', '--work-dir', tmp_path
     done = run('bash', TOOLS / 'dist_train.sh', detector_config, 2, *args)
@@ -116,11 +117,12 @@ def test_error_of_one_process_ends_job(tmp_path):
     script.write_text(
         'import os, sys, time\n'
         'if os.environ["RANK"] == "1":\n'
-        '    sys.exit("said by the process")\n'
+        '    print("said by the process", file=sys.stderr)\n'
+        '    sys.exit(2)\n'
         'time.sleep(60)\n'
     )
     done = run(sys.executable, TOOLS / 'dist_run.py', 2, script)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert 'said by the process' in done.stderr
     assert 'died of' not in done.stderr
 
