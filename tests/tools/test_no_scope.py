@@ -160,10 +160,10 @@ def test_figures(request, capsys, tmp_path, tiny_coco, kind):
     for package in ('matplotlib', 'pytorch_grad_cam'):
         pytest.importorskip(package)
     pair, image = request.getfixturevalue(kind), tiny_coco / 'val/000.png'
-    call('analysis_tools/visualize_rla', *pair, image, '--out-dir', tmp_path)
-    assert (tmp_path / 'reading.csv').is_file()
     tool, options = 'analysis_tools/visualize_cam', ['--out', tmp_path / 'cam']
     if kind == 'detector':
+        call('analysis_tools/visualize_rla', *pair, image, '--out-dir', tmp_path)
+        assert (tmp_path / 'reading.csv').is_file()
         status, line = error_line(capsys, tool, image, *pair, *options)
         assert status == 2
         assert 'FCOS' in line
