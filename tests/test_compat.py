@@ -224,7 +224,7 @@ import mmrla
 from mmengine.registry import MODELS
 from mmrla.models import RLAResNet
 for name in ('RLAResNet', 'mmrla.RLAResNet'):
-    model = MODELS.build(dict(type=name, depth=50))
+    model = MODELS.build(dict(type=name, depth=18))
     assert type(model) is RLAResNet
     assert any(c.__module__.startswith({there!r} + '.') for c in type(model).__mro__)
 """)
@@ -250,8 +250,8 @@ def loading():
     )
 before = loading()
 for registry in (MODELS, DET, PRE):
-    assert registry.build(dict(type='mmrla.RLAResNet', depth=50)) is not None
-    assert registry.build(dict(type='RLAResNet', depth=50)) is not None
+    assert registry.build(dict(type='mmrla.RLAResNet', depth=18)) is not None
+    assert registry.build(dict(type='RLAResNet', depth=18)) is not None
 import mmrla, mmrla.models.fused, mmrla.zoo
 from mmrla import checkpoints, engine
 from mmrla.checkpoints import convert

@@ -119,7 +119,7 @@ def check_built(runner: Runner, parts: Sequence[str]) -> None:
 
 
 def _check_hidden_state(model: nn.Module) -> None:
-    """Refuse a neck of mmdet's for a backbone that also returns its hidden state."""
+    """Refuse a neck of upstream's for a backbone that also returns its hidden state."""
     for module in model.modules():
         backbone = getattr(module, 'backbone', None)
         if not isinstance(backbone, RLA) or not backbone.return_hidden:
@@ -128,8 +128,8 @@ def _check_hidden_state(model: nn.Module) -> None:
         neck = neck[0] if isinstance(neck, nn.Sequential) else neck
         channels = getattr(neck, 'in_channels', None)
         last = channels[-1] if isinstance(channels, (list, tuple)) else channels
-        is_mmdets = type(neck).__module__.startswith('mmdet.')
-        if is_mmdets and last != backbone.rla_channels:
+        is_upstreams = type(neck).__module__.startswith(('mmdet.', 'mmpretrain.'))
+        if is_upstreams and last != backbone.rla_channels:
             raise UserError(
                 f'{type(backbone).__name__}: return_hidden=True adds the hidden state '
                 f'to the outputs, and {type(neck).__name__} does not take it; set it '

@@ -136,6 +136,7 @@ TRAIN = {
         ['{config}', '--launcher', 'slurm'], 'SLURM_PROCID'
     ),
 }
+_POOLING = 'model.neck._delete_=True', 'model.neck.type=GlobalAveragePooling'
 #: These are found when the model and the data are built.
 VALUES = {
     'unknown depth': _options('51', 'model.backbone.depth=51'),
@@ -150,6 +151,10 @@ VALUES = {
     ),
     'hidden state for a neck that does not take it': _options(
         'return_hidden', 'model.backbone.return_hidden=True'
+    ),
+    'hidden state for a pooling that does not take it': Refused(
+        ['{classifier}', OPTIONS, *_POOLING],
+        'return_hidden',
     ),
     'masks required but not annotated': _options(
         'without.json',

@@ -279,6 +279,7 @@ def test_trace_and_export_of_backbone_and_fpn(case: Case) -> None:
         _assert_near(_listed(program.module()(x)), _listed(model(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_snippets_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of docs/export.md, one after the other."""
