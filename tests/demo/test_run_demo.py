@@ -45,7 +45,7 @@ def test_demo_from_nothing_then_again(tmp_path):
     work_dir = folder / 'work_dirs/demo'
     output = run(folder, *SMALL, 'train_cfg.max_epochs=1')
     assert output.count('Average Precision') == 2 * 6
-    assert 'Epoch(train) [1][4/4]' in ' '.join(output.split())
+    assert 'Epoch(train) [1][2/2]' in ' '.join(output.split())
     pictures = list((work_dir / 'pictures/vis').iterdir())
     assert len(pictures) == 3
     for path in [work_dir / 'curves.png', *pictures]:
