@@ -31,7 +31,7 @@ from mmrla.engine.errors import one_line_errors  # noqa: E402
 from mmrla.engine.launch import environment_of  # noqa: E402
 from mmrla.errors import UserError  # noqa: E402
 
-CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-7e_digits.py'
+CONFIG = ROOT / 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-6e_digits.py'
 DATA = Path('data/digit_scenes')  # as in the config
 BATCH_SIZE = 8  # of all processes together
 # What the demo promises for its own settings.

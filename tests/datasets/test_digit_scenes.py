@@ -29,7 +29,7 @@ from mmrla.datasets.digit_scenes import (
 
 CONFIG = (
     Path(__file__).resolve().parents[2]
-    / 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-7e_digits.py'
+    / 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-6e_digits.py'
 )
 PARAMS = DigitSceneParams(num_train=6, num_val=4, seed=3)
 HARD = replace(

@@ -20,7 +20,7 @@ from mmrla.datasets.digit_scenes import DigitSceneParams, ensure_digit_scenes
 from .conftest import REPO, TOOLS, environment
 
 MINUTES = float(os.environ.get('MMRLA_SOAK_MINUTES', 30))
-CONFIG = 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-7e_digits.py'
+CONFIG = 'configs/demo/mask-rcnn_rla-r18-thin_fpn_1xb8-6e_digits.py'
 
 
 class Sample(NamedTuple):
