@@ -7,5 +7,5 @@ model = dict(
     head=dict(init_cfg=None),
 )
 optim_wrapper = dict(optimizer=dict(lr=0.1))
-param_scheduler = dict(eta_max=0.1, total_steps=15)
-train_cfg = dict(max_epochs=15)
+param_scheduler = dict(eta_max=0.1, total_steps=8)
+train_cfg = dict(max_epochs=8)
