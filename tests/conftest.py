@@ -45,6 +45,12 @@ def load_tool(name: str, folder: str = 'tools') -> Any:
     return module
 
 
+def write_image(path: Path) -> None:
+    """A small black image, and the folders for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+
+
 @pytest.fixture(autouse=True)
 def _same_default_scope():
     """Keep a runner's default scope from later tests."""

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List
 
-import numpy as np
 import pytest
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
@@ -13,13 +12,10 @@ from PIL import Image
 from mmrla.engine import data
 from mmrla.errors import UserError
 
+from ..conftest import write_image
+
 KEY = 'train_dataloader.dataset'
 CLASSES = ('cat', 'dog')
-
-
-def _image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -48,7 +44,7 @@ def _coco(root: Path, categories: Any, images: int = 2) -> Dict[str, Any]:
     text = json.dumps(dict(images=infos, annotations=boxes, categories=cats))
     (root / 'ann.json').write_text(text)
     for info in infos:
-        _image(root / 'images' / str(info['file_name']))
+        write_image(root / 'images' / str(info['file_name']))
     return dict(
         type='CocoDataset',
         data_root=str(root),
@@ -85,7 +81,7 @@ def test_only_file_ends_are_read(
     cfg = dict(_coco(tmp_path, CLASSES, 3), pipeline=[dict(type='LoadImageFromFile')])
     dataset = _build(cfg)
     jpeg = tmp_path / 'x.jpg'
-    _image(jpeg)
+    write_image(jpeg)
     (tmp_path / 'images' / '1.png').write_bytes(jpeg.read_bytes() + bytes(1000))
     monkeypatch.setattr(
         type(dataset.pipeline.transforms[0]), '__call__', lambda *_: pytest.fail('read')

@@ -13,13 +13,10 @@ from mmrla.engine.data import check_data, check_same_folders
 from mmrla.engine.layout import build_dataset
 from mmrla.errors import UserError
 
+from ..conftest import write_image
+
 KEY = 'train_dataloader.dataset'
 CLASSES = ('cat', 'dog')
-
-
-def _image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ def imagenet(tmp_path: Path) -> Dict[str, Any]:
     pytest.importorskip('mmpretrain')
     for split in ('train', 'val'):
         for name in CLASSES:
-            _image(tmp_path / split / name / '0.JPEG')
+            write_image(tmp_path / split / name / '0.JPEG')
     metainfo = dict(classes=CLASSES)
     root = str(tmp_path)
     return dict(type='ImageNet', data_root=root, split='train', metainfo=metainfo)
@@ -60,7 +57,7 @@ def _flat(root: Path) -> None:
 
 
 def _third_class(root: Path) -> None:
-    _image(root / 'train' / 'owl' / '0.jpg')
+    write_image(root / 'train' / 'owl' / '0.jpg')
 
 
 def _bad_list(root: Path) -> None:
